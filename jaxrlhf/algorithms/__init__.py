@@ -1,0 +1,1 @@
+"""Training methods: each file turns losses and a model into an `Algorithm` of three functions."""

@@ -1,0 +1,79 @@
+"""Reward (preference) models: Bradley-Terry on pairs, the score read at the last real token.
+
+Chosen and rejected texts go through the model as one batch. Labels may be soft (the probability
+that "chosen" is better), margins and a centring term are optional, and so is a labeller's lapse
+rate. Normalising the finished model is the recipe's job (`models.heads.affine`).
+"""
+
+import jax.numpy as jnp
+import optax
+
+from jaxrlhf.algorithms.base import Algorithm, Sums, accumulated_grad, new_state
+from jaxrlhf.losses import preference
+from jaxrlhf.models.heads import ScalarModel
+
+
+def reward(
+    model: ScalarModel,
+    optimizer: optax.GradientTransformation,
+    *,
+    micro_batches: int = 1,
+    center_rewards_coefficient: float = 0.0,
+    lapse: float = 0.0,
+) -> Algorithm:
+    """Minimise -log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs.
+
+    Args:
+      model: scalar model that is trained.
+      optimizer: any optax transformation.
+      micro_batches: pieces of the batch whose gradients are accumulated.
+      center_rewards_coefficient: weight of (chosen + rejected)^2, which keeps scores near 0.
+      lapse: share of labels assumed to be coin flips (Christiano et al. 2017, 2.2.3).
+    Batches: `chosen_tokens` `[B, T]`, `chosen_mask`, `rejected_tokens`, `rejected_mask`, `label`
+    `[B]` = P(chosen is better), `margin` `[B]` in nats.
+    """
+
+    def init(params, key):
+        return new_state(params, optimizer)
+
+    def collect(state, next_batch, key):
+        return next_batch(), {}
+
+    def update(state, batch, key):
+        total = batch["label"].shape[0]
+
+        def loss_fn(params, rows):
+            chosen, rejected = pair_scores(model, params, rows)
+            loss = preference.bradley_terry(
+                chosen, rejected, margin=rows["margin"], label=rows["label"], lapse=lapse
+            )
+            penalty = preference.centering(chosen, rejected)
+            loss = jnp.sum(loss + center_rewards_coefficient * penalty) / total
+            agrees = (chosen > rejected) == (rows["label"] > 0.5)
+            parts = {
+                "loss": loss,
+                "accuracy": jnp.sum(agrees) / total,
+                "margin": jnp.sum(chosen - rejected) / total,
+                "score_mean": jnp.sum(chosen + rejected) / (2 * total),
+                "score_square": jnp.sum(chosen**2 + rejected**2) / (2 * total),
+            }
+            return loss, Sums(parts, {})
+
+        grads, sums = accumulated_grad(loss_fn, state.params, batch, micro_batches=micro_batches)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = dict(sums.add)
+        variance = metrics.pop("score_square") - metrics["score_mean"] ** 2
+        metrics["score_std"] = jnp.sqrt(jnp.maximum(variance, 0.0))
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return state._replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return Algorithm(init, collect, update)
+
+
+def pair_scores(model, params, rows):
+    """Scores `[B]` of the chosen and of the rejected texts, from one forward pass."""
+    tokens = jnp.concatenate([rows["chosen_tokens"], rows["rejected_tokens"]])
+    mask = jnp.concatenate([rows["chosen_mask"], rows["rejected_mask"]])
+    chosen, rejected = jnp.split(model.scores(params, tokens, mask), 2)
+    return chosen, rejected

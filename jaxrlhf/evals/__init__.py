@@ -1,0 +1,1 @@
+"""What is measured on a finished or running model, one file per question."""

@@ -1,0 +1,376 @@
+"""Everything that only runs forward, compiled here: sampling, log-probs, exact KL, values, scores.
+
+Language models, scalar models, `Sampling` and lengths are static arguments; arrays are traced. The
+number of compilations stays small because `generate` rounds the prompt's columns up to a bucket.
+
+What it does not do: gradients, chat templates, tokenizing, moving arrays between devices.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrlhf.losses import divergences, log_probs
+from jaxrlhf.models.heads import ScalarModel
+from jaxrlhf.models.transformer import LM, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn. Hashable; wrong values raise ValueError naming the field.
+
+    The logits pass through, in this order: stop ids forbidden (in the first `min_new_tokens`),
+    temperature, top_k, top_p, min_p; every filter sees what the one before it left, renormalised.
+
+    temperature: logits are divided by it; 0 is greedy.
+    top_k: keep the k most probable tokens (and ties with the k-th); 0 keeps all.
+    top_p: keep the smallest set of most probable tokens that holds at least this mass (and ties).
+    min_p: keep tokens of at least this share of the most probable token's probability; 0 keeps all.
+    stop_ids: tokens that end a response; the one sampled belongs to the response.
+    pad_id: what fills the columns after it; may be a stop id, since the mask alone decides.
+    """
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop_ids: tuple[int, ...] = ()
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
+        low, high = self.min_new_tokens, self.max_new_tokens
+        _check(self, "max_new_tokens", high >= 1, "at least 1")
+        _check(self, "min_new_tokens", 0 <= low <= high, f"between 0 and max_new_tokens={high}")
+        _check(self, "temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or positive")
+        _check(self, "top_k", self.top_k >= 0, "0 (off) or positive")
+        _check(self, "top_p", 0 < self.top_p <= 1, "in (0, 1]")
+        _check(self, "min_p", 0 <= self.min_p < 1, "in [0, 1)")
+        _check(self, "pad_id", self.pad_id >= 0, "a token id")
+        _check(self, "stop_ids", all(i >= 0 for i in self.stop_ids), "token ids")
+
+    @property
+    def unfiltered(self) -> bool:
+        """True if the stored log-probs equal `score` at the same temperature (invariant A4)."""
+        filtered = self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.temperature == 0
+        return not filtered and not (self.stop_ids and self.min_new_tokens > 0)
+
+
+class Generation(NamedTuple):
+    """Left-padded prompts, and the responses drawn after them from column P on in every row."""
+
+    tokens: jax.Array  # [B, P + N] int32
+    mask: jax.Array  # [B, P + N] bool: prompt and sampled tokens, the stop token included
+    log_probs: jax.Array  # [B, N] f32, of the distribution sampled from; 0 where masked
+    finished: jax.Array  # [B] bool: a stop id was sampled (False: cut by length)
+
+    @property
+    def prompt_length(self) -> int:
+        """Columns P of the prompt, its padding and bucket included."""
+        return self.tokens.shape[1] - self.log_probs.shape[1]
+
+    @property
+    def response_tokens(self) -> jax.Array:
+        """`[B, N]`, `pad_id` after the end."""
+        return self.tokens[:, self.prompt_length :]
+
+    @property
+    def response_mask(self) -> jax.Array:
+        """`[B, N]` bool, sampled tokens, the stop token included."""
+        return self.mask[:, self.prompt_length :]
+
+
+def generate(
+    lm: LM,
+    params: Params,
+    prompts: jax.Array | np.ndarray,
+    prompt_mask: jax.Array | np.ndarray,
+    keys: jax.Array,
+    sampling: Sampling,
+) -> Generation:
+    """Draw one response for every prompt.
+
+    Args:
+      prompts: `[B, T]` int, left- or right-padded; `prompt_mask` `[B, T]` bool says which are real.
+      keys: `[B]` typed PRNG keys. Token t of a row is drawn with `fold_in(key, t)`, so a row's
+        response does not depend on the batch it is in. K samples of a prompt: K rows, K keys.
+
+    Returns: a `Generation` whose P is T rounded up to a bucket (1, 2, 3, 4, 6, 8, 12, 16, 24, ...).
+    Its log-probs are of the distribution actually sampled from: after temperature, filters and
+    forbidden stop ids. Greedy sampling is a point mass: its log-probs are 0.
+
+    Raises ValueError: wrong shapes or keys, an empty prompt, a prompt that leaves no room for
+    `max_new_tokens` within the model's `max_positions`, an id outside the vocabulary in `sampling`.
+    """
+    _check_generate(lm, prompts, prompt_mask, keys, sampling)
+    room = lm.config.max_positions - sampling.max_new_tokens
+    added = bucket(prompts.shape[1], room) - prompts.shape[1]
+    # numpy stays numpy: an eager jnp.pad would compile once for every new length
+    pad = np.pad if isinstance(prompts, np.ndarray) else jnp.pad
+    prompts = pad(prompts, ((0, 0), (added, 0)))
+    prompt_mask = pad(prompt_mask, ((0, 0), (added, 0)))
+    return _generate(lm, params, prompts, prompt_mask, keys, sampling)
+
+
+@functools.partial(jax.jit, static_argnames=("lm", "response_length", "temperature", "chunk_size"))
+def score(
+    lm: LM,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    response_length: int,
+    temperature: float = 1.0,
+    chunk_size: int | None = None,
+    segment_ids: jax.Array | None = None,
+) -> log_probs.TokenStats:
+    """Log-prob and entropy `[B, N]` of the last N = `response_length` tokens, 0 where masked.
+
+    Entry n is about column P + n given the columns before it, logits divided by `temperature`.
+    `chunk_size` (vocabulary) bounds memory: `[B, N, V]` is never kept. Packed rows bring
+    `segment_ids`; the log-prob of a segment's first token then means nothing.
+    """
+    hidden = lm.hidden(params, tokens, mask, segment_ids=segment_ids)
+    hidden = _before_response(hidden, response_length)
+    tokens, mask = tokens[:, -response_length:], mask[:, -response_length:]
+    stats = token_stats(
+        lm,
+        params,
+        hidden,
+        jnp.where(mask, tokens, 0),
+        temperature=temperature,
+        chunk_size=chunk_size,
+    )
+    return jax.tree.map(lambda x: jnp.where(mask, x, 0.0), stats)
+
+
+def token_stats(
+    lm: LM,
+    params: Params,
+    hidden: jax.Array,
+    tokens: jax.Array,
+    *,
+    temperature: float = 1.0,
+    chunk_size: int | None = None,
+) -> log_probs.TokenStats:
+    """Log-prob and entropy `[B, T]` float32 of `tokens` from ALIGNED hidden states `[B, T, D]`.
+
+    Not compiled here: algorithms differentiate it, `score` runs it forward.
+    """
+    if chunk_size is None:
+        logits = lm.logits(params, hidden)
+        return log_probs.from_logits(logits, tokens, temperature=temperature)
+    return log_probs.chunked(
+        hidden, lm.unembed(params), tokens, temperature=temperature, chunk_size=chunk_size
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("lm", "response_length", "temperature"))
+def exact_kl(
+    lm: LM,
+    params: Params,
+    ref_params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    response_length: int,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """KL(pi || ref) `[B, N]` in nats, exact, at each of the last N tokens; 0 where masked."""
+
+    def logits(params):
+        hidden = _before_response(lm.hidden(params, tokens, mask), response_length)
+        return lm.logits(params, hidden)
+
+    kl = divergences.exact(logits(params), logits(ref_params), temperature=temperature)
+    return jnp.where(mask[:, -response_length:], kl, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "response_length"))
+def values(
+    model: ScalarModel,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    response_length: int,
+) -> jax.Array:
+    """Values `[B, N]` float32 of the state BEFORE each of the last N tokens; 0 where masked."""
+    aligned = _before_response(model.apply(params, tokens, mask), response_length)
+    return jnp.where(mask[:, -response_length:], aligned, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def reward_scores(
+    model: ScalarModel, params: Params, tokens: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Scores `[B]` float32 at the last real token of each row."""
+    return model.scores(params, tokens, mask)
+
+
+def bucket(length: int, room: int | None = None) -> int:
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is >= `length`.
+
+    Cut to `room` (where that still holds `length`), so that rounding up never makes an array wider
+    than the model's positions.
+    """
+    power = 1 << max(length - 1, 0).bit_length()
+    size = power * 3 // 4 if power >= 4 and length <= power * 3 // 4 else power
+    return size if room is None or room < length else min(size, room)
+
+
+def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Logits `[B, V]` after temperature, top_k, top_p and min_p; -inf marks what was removed.
+
+    Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), Nguyen et al. 2024 (min-p).
+    """
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        smallest = lax.top_k(logits, sampling.top_k)[0][:, -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    if sampling.top_p < 1:
+        probs = jax.nn.softmax(logits)
+        ranked = jnp.sort(probs, axis=-1, descending=True)
+        mass_above = jnp.cumsum(ranked, axis=-1) - ranked
+        smallest = jnp.min(
+            ranked, axis=-1, keepdims=True, where=mass_above < sampling.top_p, initial=jnp.inf
+        )
+        logits = jnp.where(probs < smallest, -jnp.inf, logits)
+    if sampling.min_p > 0:
+        largest = jnp.max(logits, axis=-1, keepdims=True)
+        logits = jnp.where(logits < largest + np.log(sampling.min_p), -jnp.inf, logits)
+    return logits
+
+
+# ------------------------------------------------------------------ helpers
+
+
+class _Loop(NamedTuple):
+    step: jax.Array  # int32 scalar: tokens drawn so far
+    tokens: jax.Array  # [B, N]
+    mask: jax.Array  # [B, N]
+    log_probs: jax.Array  # [B, N]
+    last: jax.Array  # [B] the tokens drawn last
+    finished: jax.Array  # [B]
+
+
+@functools.partial(jax.jit, static_argnames=("lm", "sampling"))
+def _generate(lm, params, prompts, prompt_mask, keys, sampling):
+    prompts, prompt_mask = _left_pad(prompts, prompt_mask.astype(bool), sampling.pad_id)
+    rows, new = prompts.shape[0], sampling.max_new_tokens
+    weights = lm.decode_params(params)
+    # the last token is never read, hence one column less
+    length = prompts.shape[1] + new - 1
+    hidden, cache = lm.prefill(weights, prompts, prompt_mask, cache_length=length)
+    empty = _Loop(
+        step=jnp.int32(0),
+        tokens=jnp.full((rows, new), sampling.pad_id, jnp.int32),
+        mask=jnp.zeros((rows, new), bool),
+        log_probs=jnp.zeros((rows, new)),
+        last=jnp.zeros((rows,), jnp.int32),
+        finished=jnp.zeros((rows,), bool),
+    )
+
+    def go_on(carry):
+        loop, _ = carry
+        return (loop.step < new) & ~jnp.all(loop.finished)
+
+    def body(carry):
+        loop, cache = carry
+        hidden, cache = lm.decode(weights, loop.last, cache)
+        return _draw(loop, lm.logits(weights, hidden), keys, sampling), cache
+
+    loop = _draw(empty, lm.logits(weights, hidden), keys, sampling)
+    loop, _ = lax.while_loop(go_on, body, (loop, cache))
+    return Generation(
+        tokens=jnp.concatenate([prompts, loop.tokens], axis=1),
+        mask=jnp.concatenate([prompt_mask, loop.mask], axis=1),
+        log_probs=loop.log_probs,
+        finished=loop.finished,
+    )
+
+
+def _draw(loop: _Loop, logits: jax.Array, keys: jax.Array, sampling: Sampling) -> _Loop:
+    """Draw the next token of every row that goes on, and write it into column `loop.step`."""
+    stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
+    if sampling.stop_ids and sampling.min_new_tokens:
+        is_stop = jnp.isin(jnp.arange(logits.shape[-1]), stop_ids)
+        forbidden = is_stop & (loop.step < sampling.min_new_tokens)
+        logits = jnp.where(forbidden[None, :], -jnp.inf, logits)
+    if sampling.temperature == 0:
+        drawn = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        drawn_log_probs = jnp.zeros(drawn.shape)
+    else:
+        logits = filtered_logits(logits, sampling)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, loop.step)
+        drawn = jax.vmap(jax.random.categorical)(step_keys, logits).astype(jnp.int32)
+        all_log_probs = jax.nn.log_softmax(logits)
+        drawn_log_probs = jnp.take_along_axis(all_log_probs, drawn[:, None], axis=-1)[:, 0]
+    going = ~loop.finished
+
+    def write(array, column):
+        return lax.dynamic_update_slice(array, column[:, None], (0, loop.step))
+
+    return _Loop(
+        step=loop.step + 1,
+        tokens=write(loop.tokens, jnp.where(going, drawn, sampling.pad_id)),
+        mask=write(loop.mask, going),
+        log_probs=write(loop.log_probs, jnp.where(going, drawn_log_probs, 0.0)),
+        last=jnp.where(going, drawn, sampling.pad_id),
+        finished=loop.finished | jnp.isin(drawn, stop_ids),
+    )
+
+
+def _before_response(x, response_length):
+    """Shift `[B, T, ...]` and keep the last N columns: the predictions of the response tokens."""
+    if not 1 <= response_length < x.shape[1]:
+        raise ValueError(
+            f"response_length={response_length} must be between 1 and {x.shape[1] - 1}: "
+            "the first column has nothing before it"
+        )
+    return log_probs.shift(x)[:, -response_length:]
+
+
+def _left_pad(tokens, mask, pad_id):
+    """Move the real tokens of each row to its end, in their order."""
+    order = jnp.argsort(mask, axis=1, stable=True)
+    tokens = jnp.take_along_axis(tokens.astype(jnp.int32), order, axis=1)
+    mask = jnp.take_along_axis(mask, order, axis=1)
+    return jnp.where(mask, tokens, pad_id), mask
+
+
+def _check_generate(lm, prompts, prompt_mask, keys, sampling):
+    if prompts.ndim != 2 or prompts.shape != prompt_mask.shape:
+        raise ValueError(
+            f"prompts and prompt_mask must both be [B, T]; got {prompts.shape}, {prompt_mask.shape}"
+        )
+    is_key = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if not is_key or keys.shape != prompts.shape[:1]:
+        raise ValueError(
+            f"keys must be [{prompts.shape[0]}] typed PRNG keys, one a row (jax.random.split of a "
+            f"jax.random.key); got {keys.dtype} {keys.shape}"
+        )
+    vocab = lm.config.vocab_size
+    _check(sampling, "pad_id", sampling.pad_id < vocab, f"below vocab_size={vocab}")
+    _check(sampling, "stop_ids", max((0, *sampling.stop_ids)) < vocab, f"below vocab_size={vocab}")
+    lengths = prompt_mask.astype(bool).sum(axis=1)
+    if int(lengths.min()) == 0:
+        raise ValueError("a prompt is empty: its row of prompt_mask is all False")
+    longest, limit = int(lengths.max()), lm.config.max_positions
+    if longest + sampling.max_new_tokens > limit:
+        raise ValueError(
+            f"a prompt of {longest} tokens leaves no room for max_new_tokens="
+            f"{sampling.max_new_tokens} within max_positions={limit}"
+        )
+
+
+def _check(config, field, holds, rule):
+    if not holds:
+        raise ValueError(f"{field}={getattr(config, field)!r} must be {rule}")

@@ -1,0 +1,176 @@
+"""`fit`: the only training loop. It runs any `Algorithm` and owns everything around it, once.
+
+The mesh and layout, `jit` of init and update (donated, with pinned output layouts), the keys
+(all derived from the seed and the step, so none is stored), checkpoints, metrics, hooks, and the
+ways to stop: done, a signal, a number that is not finite. It knows no algorithm.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxrlhf import sharding
+from jaxrlhf.algorithms.base import Algorithm, Batch, State
+from jaxrlhf.errors import NonFiniteError
+
+
+class Log(Protocol):
+    """Where metrics go, one row a step."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """Where checkpoints go."""
+
+    def save(self, step: int, state: State, data: Any) -> None: ...
+    def restore(self, abstract: Any, data: Any) -> State | None: ...
+
+
+Hook = Callable[[int, State, Batch | None], Mapping[str, float]]
+"""`(step, state, batch) -> metrics`, after an update; step 0 (batch None) is before the first."""
+
+
+class Stopped(SystemExit):
+    """SIGTERM or SIGINT arrived; the state was saved at a step boundary. Exits 0."""
+
+
+def fit(
+    algorithm: Algorithm,
+    params: Any,
+    batches: Iterator[Batch],
+    *,
+    steps: int,
+    seed: int,
+    mesh: jax.sharding.Mesh | None = None,
+    store: Store | None = None,
+    save_steps: int = 0,
+    open_log: Callable[[int], Log] | None = None,
+    hooks: Sequence[Hook] = (),
+    on_step: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> State:
+    """Run `algorithm` for `steps` updates, from the newest checkpoint if there is one.
+
+    The same call after a crash goes on where the newest checkpoint stands, and ends with the same
+    parameters, bit for bit, as a run that was never interrupted.
+
+    Args:
+      algorithm: what is trained, and how.
+      params: where training starts; copied, and needed only in shape when resuming.
+      batches: batches of numpy arrays; with `get_state`/`set_state` when it is to be resumed.
+      steps: updates in all, those before a resume included.
+      seed: of every random number that training draws.
+      mesh: None is one device.
+      store: checkpoints; None keeps none.
+      save_steps: updates between checkpoints; the last step is always saved.
+      open_log: `first_step -> Log`; what a log holds of later steps is to be dropped.
+      hooks: evaluations, called after every update and once before the first.
+      on_step: for a progress bar.
+    Returns:
+      The final state.
+    Raises:
+      NonFiniteError: a metric is NaN or infinite; the step is not saved.
+      Stopped: a signal asked for the end; the state is saved.
+    """
+    mesh = mesh or sharding.make_mesh(1, 1)
+    root = jax.random.key(seed)
+    abstract = jax.eval_shape(algorithm.init, params, root)
+    layout = sharding.tree_sharding(mesh, abstract)
+    update = jax.jit(algorithm.update, donate_argnums=0, out_shardings=(layout, None))
+    state = store.restore(_with_layout(abstract, layout), batches) if store else None
+    if state is None:
+        state = jax.jit(algorithm.init, out_shardings=layout)(params, root)
+    first = int(state.step)
+    log = open_log(first) if open_log else None
+
+    def next_batch() -> Batch:
+        return sharding.shard_batch(mesh, next(batches))
+
+    try:
+        with _stop_signals() as stop:
+            if first == 0:
+                _write(log, 0, _run_hooks(hooks, 0, state, None))
+            for step in range(first, steps):
+                collect_key, update_key = jax.random.split(jax.random.fold_in(root, step))
+                batch, collected = algorithm.collect(state, next_batch, collect_key)
+                batch = sharding.shard_batch(mesh, batch)
+                started = time.perf_counter()
+                state, metrics = update(state, batch, update_key)
+                metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
+                metrics["time/update_s"] = time.perf_counter() - started
+                metrics |= {name: float(x) for name, x in collected.items()}
+                _check_finite(step + 1, metrics, save_steps if store else 0)
+                metrics |= _run_hooks(hooks, step + 1, state, batch)
+                _write(log, step + 1, metrics)
+                if on_step:
+                    on_step(step + 1, metrics)
+                last = step + 1 == steps or stop.is_set()
+                if store and (last or (save_steps and (step + 1) % save_steps == 0)):
+                    store.save(step + 1, state, batches)
+                if stop.is_set() and step + 1 < steps:
+                    raise Stopped(0)
+    finally:
+        if log:
+            log.close()
+    return state
+
+
+def init_params(init: Callable[[jax.Array], Any], *, seed: int, mesh: jax.sharding.Mesh) -> Any:
+    """Fresh parameters, made where they will live: no device ever holds the whole."""
+    key = jax.random.key(seed)
+    layout = sharding.tree_sharding(mesh, jax.eval_shape(init, key))
+    return jax.jit(init, out_shardings=layout)(key)
+
+
+def abstract_params(init: Callable[[jax.Array], Any], *, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes, dtypes and layout of parameters, for loading them."""
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    return _with_layout(abstract, sharding.tree_sharding(mesh, abstract))
+
+
+def _with_layout(abstract: Any, layout: Any) -> Any:
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout
+    )
+
+
+def _run_hooks(hooks, step, state, batch) -> dict[str, float]:
+    metrics = {}
+    for hook in hooks:
+        metrics |= {name: float(x) for name, x in hook(step, state, batch).items()}
+    return metrics
+
+
+def _write(log: Log | None, step: int, metrics: Mapping[str, float]) -> None:
+    if log and metrics:
+        log.write(step, metrics)
+
+
+def _check_finite(step: int, metrics: Mapping[str, float], save_steps: int) -> None:
+    bad = {name: x for name, x in metrics.items() if not np.isfinite(x)}
+    if bad:
+        shown = ", ".join(f"{name} is {x}" for name, x in sorted(bad.items()))
+        kept = (step - 1) // save_steps * save_steps if save_steps else 0
+        ending = f"; the checkpoint of step {kept} is kept" if kept else ""
+        raise NonFiniteError(f"step {step}: {shown}; training stopped{ending}")
+
+
+@contextmanager
+def _stop_signals():
+    """An event that SIGTERM and SIGINT set, so that the loop can end at a step boundary."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

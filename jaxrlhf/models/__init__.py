@@ -1,0 +1,18 @@
+"""Language models as plain functions over plain dicts of arrays; flax stays inside this package."""
+
+from jaxrlhf.models.config import FAMILIES, TransformerConfig, transformer_config
+from jaxrlhf.models.heads import ScalarModel, make_scalar_model
+from jaxrlhf.models.transformer import LM, PARAM_AXES, Cache, Params, make_lm
+
+__all__ = [
+    "FAMILIES",
+    "LM",
+    "PARAM_AXES",
+    "Cache",
+    "Params",
+    "ScalarModel",
+    "TransformerConfig",
+    "make_lm",
+    "make_scalar_model",
+    "transformer_config",
+]

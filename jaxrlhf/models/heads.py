@@ -1,0 +1,96 @@
+"""A scalar head on a language model: one number a token (value model) or a sequence (reward model).
+
+What it does not do: losses, normalisation statistics (`affine` only folds given ones in), the shift
+(values come unshifted: entry t is read at token t, after it).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrlhf.models.config import TransformerConfig
+from jaxrlhf.models.transformer import LM, Params, make_lm
+
+
+class ScalarModel(NamedTuple):
+    """A scalar model as pure functions over `{"lm": ..., "head": {"kernel": [D], "bias": []}}`.
+
+    `config` is the language model's; `final_norm` False reads the residual stream before that norm.
+    """
+
+    config: TransformerConfig
+    final_norm: bool
+    init: Callable[..., Params]
+    apply: Callable[..., jax.Array]
+    scores: Callable[..., jax.Array]
+
+
+@functools.cache
+def make_scalar_model(lm_config: TransformerConfig, *, final_norm: bool = True) -> ScalarModel:
+    """The scalar model of a config; cached. `final_norm=False` leaves the score unbounded."""
+    lm = make_lm(lm_config)
+    return ScalarModel(
+        config=lm_config,
+        final_norm=final_norm,
+        init=functools.partial(_init, lm),
+        apply=functools.partial(_apply, lm, final_norm),
+        scores=functools.partial(_scores, lm, final_norm),
+    )
+
+
+def affine(params: Params, gain: jax.Array | float, bias: jax.Array | float) -> Params:
+    """Parameters whose scores are gain * s + bias, s the scores of `params`."""
+    head = params["head"]
+    head = {"kernel": head["kernel"] * gain, "bias": head["bias"] * gain + bias}
+    return {**params, "head": head}
+
+
+def read(head: Params, hidden: jax.Array) -> jax.Array:
+    """Values `[..., T]` float32 of hidden states `[..., T, D]`, for a head on another's trunk."""
+    return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
+
+
+def _init(lm: LM, key: jax.Array, lm_params: Params | None = None, *, zero: bool = False) -> Params:
+    """Head kernel ~ N(0, 1/(D+1)) (a variance), bias 0; both zero with `zero`.
+
+    `lm_params` are copied, never aliased, so that donating one never deletes the other; without
+    them the language model is fresh. The output head is dropped.
+
+    Source: Stiennon et al. 2020, appendix B.1, where 1/(d+1) is the variance, as in the code of
+    Ziegler et al. 2019.
+    """
+    lm_key, head_key = jax.random.split(key)
+    if lm_params is None:
+        lm_params = lm.init(lm_key)
+    body = {name: value for name, value in lm_params.items() if name != "lm_head"}
+    width = lm.config.d_model
+    kernel = jax.random.normal(head_key, (width,)) / math.sqrt(width + 1)
+    if zero:
+        kernel = jnp.zeros_like(kernel)
+    return {
+        "lm": jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), body),
+        "head": {"kernel": kernel, "bias": jnp.zeros(())},
+    }
+
+
+def _apply(
+    lm: LM, final_norm: bool, params: Params, tokens: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Values `[B, T]` float32, unshifted: entry t has read tokens <= t."""
+    return read(params["head"], lm.hidden(params["lm"], tokens, mask, final_norm=final_norm))
+
+
+def _scores(
+    lm: LM, final_norm: bool, params: Params, tokens: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Scores `[B]` float32: the value at the last real token, whatever side the padding is on.
+
+    An empty row scores 0.
+    """
+    values = _apply(lm, final_norm, params, tokens, mask)
+    after = jnp.cumsum(mask[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]
+    return jnp.sum(jnp.where(mask & (after == 1), values, 0.0), axis=1)

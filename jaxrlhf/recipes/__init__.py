@@ -1,0 +1,32 @@
+"""The recipes: each wires a config to data, models, an algorithm and the loop.
+
+The only package that knows everything. Modules are imported on demand, so `--help` is quick.
+"""
+
+from typing import NamedTuple
+
+
+class Recipe(NamedTuple):
+    """A command of the CLI. `module` has `CONFIG` (a Config class) and `run(config)`."""
+
+    summary: str
+    module: str
+
+
+RECIPES: dict[str, Recipe] = {
+    "rlhf": Recipe(
+        "the whole pipeline: pre-train, fine-tune, sample, label, reward model, PPO, report",
+        "jaxrlhf.recipes.rlhf",
+    ),
+    "sft": Recipe("pre-train or fine-tune a language model on text", "jaxrlhf.recipes.sft"),
+    "sample": Recipe("draw K answers a prompt from a model, to JSONL", "jaxrlhf.recipes.sample"),
+    "simulate-labels": Recipe(
+        "pairs of answers judged by a simulated labeller, to JSONL",
+        "jaxrlhf.recipes.simulate_labels",
+    ),
+    "reward": Recipe("train a reward model on preference pairs", "jaxrlhf.recipes.reward"),
+    "ppo": Recipe("improve a policy by PPO against a reward", "jaxrlhf.recipes.ppo"),
+    "seeds": Recipe(
+        "run the rlhf recipe for several seeds; a table with intervals", "jaxrlhf.recipes.seeds"
+    ),
+}

@@ -1,0 +1,223 @@
+"""`jaxrlhf ppo`: improve a policy against a reward, held near a reference by a KL penalty.
+
+The policy starts as the reference; a separate value network starts as the reward model. The reward
+is a saved reward model, or any Python callable (`run(config, reward_fn=...)`, or a function
+`module:name` with TRL's signature). Held-out prompts are answered and scored as training goes on.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field
+
+from jaxrlhf import rewards
+from jaxrlhf.algorithms import ppo as algorithm
+from jaxrlhf.algorithms.rollouts import Truncation
+from jaxrlhf.data import pipeline
+from jaxrlhf.errors import ConfigError, UserError
+from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy, lowest_and_random
+from jaxrlhf.metrics import MetricsWriter
+from jaxrlhf.models import make_scalar_model
+from jaxrlhf.optim import make_optimizer
+from jaxrlhf.recipes import common, rows
+from jaxrlhf.recipes.sample import SamplingConfig
+
+
+class SettingsConfig(common.config_of(algorithm.Settings)):
+    """Hyper-parameters of PPO, by the papers' names."""
+
+
+class TruncationConfig(common.Config):
+    """What the reward sees of a response; the policy trains on all it sampled."""
+
+    token: str | None = Field(
+        default=None,
+        description="the reward reads up to this token (a word of the vocabulary); null: all",
+    )
+    after: int = Field(default=0, ge=0, description="not before this many response tokens")
+
+
+class PPOConfig(common.TrainConfig):
+    """PPO."""
+
+    policy: str | None = Field(
+        default=None, description="language model to improve; also the reference"
+    )
+    reward_model: str | None = Field(default=None, description="folder of a reward model")
+    reward_function: str | None = Field(
+        default=None,
+        description="instead: `module:function`, called with prompts= and completions=",
+    )
+    prompts: rows.PromptsConfig = Field(
+        default=rows.PromptsConfig(), description="training prompts"
+    )
+    eval_prompts: rows.PromptsConfig = Field(
+        default=rows.PromptsConfig(),
+        description="held-out prompts; without files nothing is held out",
+    )
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(), description="how responses are drawn"
+    )
+    truncation: TruncationConfig = Field(
+        default=TruncationConfig(), description="cut for the reward"
+    )
+    ppo: SettingsConfig = Field(
+        default=SettingsConfig(), description="the algorithm's hyper-parameters"
+    )
+    chunk_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="vocabulary entries at a time in the output layer; null: all",
+    )
+    shown_completions: int = Field(
+        default=4, ge=0, description="lowest-scored and random rows a table"
+    )
+
+
+CONFIG = PPOConfig
+
+
+class HeldOut(NamedTuple):
+    """How a policy is looked at on held-out prompts."""
+
+    batches: list[dict[str, np.ndarray]]
+    evaluate: Callable[[Any], PolicyEvaluation]
+
+
+def run(
+    config: PPOConfig,
+    *,
+    reward_fn: rewards.RewardFn | None = None,
+    judge: Judge | None = None,
+) -> dict[str, Any]:
+    """Train, save `model/`; the summary has the last step's metrics."""
+    stage = common.Stage(config)
+    if summary := stage.summary():
+        return summary
+    mesh = config.mesh.build()
+    lm, reference, tokenizer = common.load_lm(common.required("policy", config.policy), mesh)
+    prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
+    sampling = config.sampling.build(tokenizer)
+    scalar = load_reward_model(config, tokenizer, mesh)
+    if reward_fn is None:
+        reward_fn = make_reward(config, scalar, tokenizer, found)
+    settings = common.settings_of(config.ppo, algorithm.Settings)
+    steps = config.steps_for(len(prompts))
+    optimizer = make_optimizer(
+        total_steps=steps * settings.num_ppo_epochs * settings.num_mini_batches,
+        **config.optimizer.model_dump(),
+    )
+    method = algorithm.ppo(
+        lm,
+        reference,
+        reward_fn,
+        optimizer,
+        sampling,
+        settings,
+        truncation=make_truncation(config.truncation, tokenizer),
+        chunk_size=config.chunk_size,
+    )
+    params = {"policy": reference, "value": initial_value(config, lm, reference, scalar)}
+    hooks, logs = [], []
+
+    def open_log(first_step: int) -> MetricsWriter:
+        logs.append(stage.open_log(first_step))
+        return logs[-1]
+
+    if config.eval_prompts.files:
+        held_out, _ = rows.prompts(tokenizer, config.eval_prompts, field="eval_prompts")
+        batches = [held_out.take(np.arange(len(held_out)))]
+
+        def evaluate(state) -> dict[str, float]:
+            found = evaluate_policy(
+                lm,
+                state.params["policy"],
+                reference,
+                batches,
+                sampling=sampling,
+                key=jax.random.key(config.seed),
+                decode=rows.decoder(tokenizer),
+                reward_fn=reward_fn,
+                judge=judge,
+            )
+            write_completions(logs[-1], int(state.step), found, config.shown_completions)
+            metrics = found.means()
+            return metrics | {"objective/score_heldout": metrics["eval/score"]}
+
+        hooks.append(common.every(config.eval_steps, steps, evaluate, first=True))
+    stage.begin()
+    state = common.train(
+        stage,
+        method,
+        params,
+        pipeline.batches(prompts, batch_size=config.batch_size, seed=config.seed),
+        steps=steps,
+        mesh=mesh,
+        hooks=hooks,
+        shown=("objective/score", "objective/kl_k1"),
+        open_log=open_log,
+    )
+    common.save_lm(stage.model_dir, lm, state.params["policy"], tokenizer)
+    return stage.finish({"steps": steps, **stage.last_metrics()})
+
+
+def load_reward_model(config: PPOConfig, tokenizer, mesh):
+    """Model and parameters, or None where the reward is a function."""
+    if config.reward_model is None:
+        return None
+    model, params, other = common.load_scalar(config.reward_model, mesh)
+    common.same_tokenizer(tokenizer, other, "policy and reward model")
+    return model, params
+
+
+def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.RewardFn:
+    """The reward that the config names."""
+    if (scalar is None) == (config.reward_function is None):
+        raise ConfigError("reward_model, reward_function: give one of the two")
+    if scalar is not None:
+        return rewards.from_model(*scalar)
+    name, _, function = str(config.reward_function).partition(":")
+    try:
+        rule = getattr(importlib.import_module(name), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"reward_function = {config.reward_function!r}: {error}") from error
+    return rewards.from_text(rule, rows.decoder(tokenizer), rows.columns(prompts))
+
+
+def initial_value(config: PPOConfig, lm, reference, scalar) -> dict[str, Any]:
+    """The reward model's parameters where there is one, else the reference's with a zero head."""
+    shared = config.ppo.model_dump()["value_model"] == "shared"
+    key = jax.random.key(config.seed)
+    if scalar is None or shared:
+        value = make_scalar_model(lm.config).init(key, reference, zero=True)
+        return {"head": value["head"]} if shared else value
+    model, params = scalar
+    if model.config != lm.config:
+        raise UserError(
+            "the value network starts from the reward model, which has another size than the "
+            "policy: set ppo.value_model=shared"
+        )
+    return jax.tree.map(jnp.copy, params)
+
+
+def make_truncation(config: TruncationConfig, tokenizer) -> Truncation | None:
+    """The truncation rule as token ids."""
+    if config.token is None:
+        return None
+    ids = tokenizer.encode(config.token, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ConfigError(f"truncation.token = {config.token!r}: is {len(ids)} tokens, must be one")
+    return Truncation((ids[0], tokenizer.eos_token_id), config.after)
+
+
+def write_completions(log: MetricsWriter, step: int, found: PolicyEvaluation, count: int) -> None:
+    """The table of lowest-scored and random held-out completions."""
+    chosen = lowest_and_random(found.columns["score"], count=count)
+    table = found.rows([i for i, _ in chosen])
+    log.write_completions(
+        step, [row | {"reason": reason} for row, (_, reason) in zip(table, chosen, strict=True)]
+    )

@@ -1,0 +1,166 @@
+"""`jaxrlhf reward`: a reward model from preference pairs, starting from a language model.
+
+One epoch by default: more overfits. Scores are normalised before and after training, so that a
+reference policy's own answers score mean 0 and standard deviation 1 and the KL coefficient keeps
+its meaning (Ziegler et al. 2019); without a reference the training texts take its place.
+"""
+
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from pydantic import Field
+
+from jaxrlhf import inference, sharding
+from jaxrlhf.algorithms.reward import reward
+from jaxrlhf.data import pipeline
+from jaxrlhf.data.arrays import Arrays
+from jaxrlhf.evals import calibration
+from jaxrlhf.models import heads, make_scalar_model
+from jaxrlhf.optim import make_optimizer
+from jaxrlhf.recipes import common, rows
+from jaxrlhf.recipes.sample import SamplingConfig
+
+NORMALISATION_PROMPTS = 256
+
+
+class RewardConfig(common.TrainConfig):
+    """Training of a reward model."""
+
+    model_path: str | None = Field(default=None, description="language model it starts from")
+    data: common.DataConfig = Field(default=common.DataConfig(), description="preference pairs")
+    max_length: int = Field(
+        default=128, ge=2, description="longest prompt and answer together, in tokens"
+    )
+    final_norm: bool = Field(
+        default=True,
+        description="read the score after the model's last norm (bounded) or before it",
+    )
+    center_rewards_coefficient: float = Field(
+        default=0.0, ge=0, description="weight of the penalty that keeps scores near 0"
+    )
+    lapse: float = Field(
+        default=0.0, ge=0, lt=1, description="share of labels taken to be coin flips by the loss"
+    )
+    normalize: Literal["reference", "pairs", "none"] = Field(
+        default="pairs",
+        description="what gets mean score 0, std 1: a reference policy's answers, or the pairs",
+    )
+    reference: str | None = Field(default=None, description="policy for normalize: reference")
+    prompts: rows.PromptsConfig = Field(
+        default=rows.PromptsConfig(), description="what it answers for normalize: reference"
+    )
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description="how it answers")
+
+
+CONFIG = RewardConfig
+
+
+def run(config: RewardConfig) -> dict[str, Any]:
+    """Train, normalise, save `model/`; the summary has accuracy and calibration."""
+    stage = common.Stage(config)
+    if summary := stage.summary():
+        return summary
+    mesh = config.mesh.build()
+    lm, lm_params, tokenizer = common.load_lm(
+        common.required("model_path", config.model_path), mesh
+    )
+    load = {"max_length": config.max_length}
+    train = rows.pairs(tokenizer, config.data, config.data.train, field="data.train", **load)
+    test = None
+    if config.data.test:
+        test = rows.pairs(tokenizer, config.data, config.data.test, field="data.test", **load)
+    model = make_scalar_model(lm.config, final_norm=config.final_norm)
+    params = model.init(jax.random.key(config.seed), lm_params)
+    standard = normaliser(config, model, tokenizer, train, mesh)
+    stage.begin()
+    params = standard(params)
+    steps = config.steps_for(len(train))
+    algorithm = reward(
+        model,
+        make_optimizer(total_steps=steps, **config.optimizer.model_dump()),
+        micro_batches=config.gradient_accumulation_steps,
+        center_rewards_coefficient=config.center_rewards_coefficient,
+        lapse=config.lapse,
+    )
+
+    def evaluate(state):
+        assert test is not None
+        chosen, rejected, labels = pair_scores(model, state.params, test, config.batch_size, mesh)
+        found = calibration.evaluate_pairs(chosen, rejected, labels=labels)
+        return {f"eval/{name}": x for name, x in found.scalars().items()}
+
+    state = common.train(
+        stage,
+        algorithm,
+        params,
+        pipeline.batches(train, batch_size=config.batch_size, seed=config.seed),
+        steps=steps,
+        mesh=mesh,
+        hooks=[common.every(config.eval_steps, steps, evaluate)] if test else [],
+        shown=("loss", "accuracy"),
+    )
+    params = standard(state.params)
+    common.save_scalar(stage.model_dir, model, params, tokenizer)
+    if test:
+        save_pair_scores(stage, pair_scores(model, params, test, config.batch_size, mesh))
+    return stage.finish({"steps": steps, "pairs": len(train), **stage.last_metrics()})
+
+
+def normaliser(config: RewardConfig, model, tokenizer, train: Arrays, mesh):
+    """`params -> params` whose scores have mean 0 and std 1 on the texts the config names."""
+    if config.normalize == "none":
+        return lambda params: params
+    if config.normalize == "pairs":
+        some = rows.take(train, NORMALISATION_PROMPTS)
+        texts = [
+            (some.columns[f"{side}_tokens"], some.columns[f"{side}_mask"])
+            for side in ("chosen", "rejected")
+        ]
+    else:
+        texts = [reference_texts(config, tokenizer, mesh)]
+
+    def standard(params):
+        scores = [np.asarray(inference.reward_scores(model, params, *text)) for text in texts]
+        scores = np.concatenate(scores)
+        gain = 1.0 / max(float(scores.std()), 1e-6)
+        return heads.affine(params, gain, -gain * float(scores.mean()))
+
+    return standard
+
+
+def reference_texts(config: RewardConfig, tokenizer, mesh):
+    """Tokens and mask of the reference policy's answers."""
+    lm, params, other = common.load_lm(common.required("reference", config.reference), mesh)
+    common.same_tokenizer(tokenizer, other, "reference and reward model")
+    prompts, _ = rows.prompts(tokenizer, config.prompts, field="prompts")
+    batch = rows.take(prompts, NORMALISATION_PROMPTS).columns
+    keys = jax.random.split(jax.random.key(config.seed), len(batch["row"]))
+    rollout = inference.generate(
+        lm,
+        params,
+        batch["prompt_tokens"],
+        batch["prompt_mask"],
+        keys,
+        config.sampling.build(tokenizer),
+    )
+    return rollout.tokens, rollout.mask
+
+
+def pair_scores(model, params, pairs: Arrays, batch_size: int, mesh):
+    """Scores `[N]` of chosen and rejected texts, and labels `[N]`."""
+    found: dict[str, list[np.ndarray]] = {"chosen": [], "rejected": []}
+    for batch, valid in pipeline.in_order(pairs, batch_size=batch_size):
+        batch = sharding.shard_batch(mesh, batch)
+        for side, scores in found.items():
+            tokens, mask = batch[f"{side}_tokens"], batch[f"{side}_mask"]
+            scores.append(np.asarray(inference.reward_scores(model, params, tokens, mask))[valid])
+    chosen, rejected = (np.concatenate(found[side]) for side in ("chosen", "rejected"))
+    return chosen, rejected, pairs.columns["label"]
+
+
+def save_pair_scores(stage: common.Stage, scores) -> None:
+    """`pair_scores.json`, for the report's accuracy and calibration plots."""
+    names = ("chosen", "rejected", "label")
+    values = {name: [float(x) for x in column] for name, column in zip(names, scores, strict=True)}
+    common.write_json(stage.folder / "pair_scores.json", values)

@@ -1,0 +1,156 @@
+"""`jaxrlhf rlhf`: preferences to a better policy, end to end, in one folder.
+
+    pretrain -> sft -> sample -> label -> reward -> ppo -> report
+
+Each stage is the command of the same name with its own folder, checkpoints and log; a finished
+stage is not run again, an interrupted one goes on. What a task brings (ready preferences, say)
+makes stages unnecessary: they are left out.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from jaxrlhf.config import Config
+from jaxrlhf.errors import ConfigError
+from jaxrlhf.progress import console, table
+from jaxrlhf.recipes import common, ppo, report_rlhf, reward, sample, sft, simulate_labels, tasks
+
+STAGES = ("pretrain", "sft", "sample", "label", "reward", "ppo", "report")
+
+
+class RLHFConfig(Config):
+    """The whole pipeline. Files, folders and seeds of the stages are filled in where left empty."""
+
+    output_dir: str = Field(default="runs/rlhf", description="folder of this run")
+    seed: int = Field(default=0, ge=0, description="seed of every stage")
+    mesh: common.MeshConfig = Field(default=common.MeshConfig(), description="devices")
+    stages: tuple[Literal["pretrain", "sft", "sample", "label", "reward", "ppo", "report"], ...] = (
+        Field(default=STAGES, description="run these only; the ones before must be finished")
+    )
+    task: tasks.SandboxTask | tasks.SentimentTask | tasks.FilesTask = Field(
+        default=tasks.SandboxTask(), discriminator="kind", description="data and judge"
+    )
+    pretrain: sft.SFTConfig = Field(default=sft.SFTConfig(), description="language model")
+    sft: sft.SFTConfig | None = Field(
+        default=None, description="fine-tuning on demonstrations; null: none"
+    )
+    sample: sample.SampleConfig = Field(
+        default=sample.SampleConfig(), description="answers to compare; unused with ready preferences"
+    )
+    label: simulate_labels.SimulateLabelsConfig = Field(
+        default=simulate_labels.SimulateLabelsConfig(),
+        description="who compares; unused with ready preferences",
+    )
+    reward: reward.RewardConfig = Field(default=reward.RewardConfig(), description="reward model")
+    ppo: ppo.PPOConfig = Field(default=ppo.PPOConfig(), description="reinforcement learning")
+    test_preferences: int = Field(
+        default=500, ge=1, description="labelled pairs kept to test the reward model"
+    )
+
+
+CONFIG = RLHFConfig
+
+
+def run(config: RLHFConfig) -> dict[str, Any]:
+    """Run the stages; the summary has the figures of the report."""
+    folder = Path(config.output_dir)
+    task = config.task.prepare(folder / "data", seed=config.seed)
+    work = plan(config, task)
+    unknown = [name for name in config.stages if name not in STAGES]
+    if unknown:
+        raise ConfigError(f"stages: unknown {unknown}")
+    summary: dict[str, Any] = {}
+    for number, (name, action) in enumerate(work.items(), start=1):
+        if name not in config.stages:
+            continue
+        console.print(f"[bold]{number}/{len(work)} {name}[/bold]  {folder / name}")
+        summary = action()
+        show(name, summary)
+    return summary
+
+
+def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Stage name -> what it does, in order, for this task."""
+    root = Path(config.output_dir)
+    policy = str(root / ("sft" if config.sft else "pretrain") / "model")
+
+    def stage(name: str, settings: Any, **empty: Any) -> Any:
+        return filled(
+            settings.model_copy(
+                update={"output_dir": str(root / name), "seed": config.seed, "mesh": config.mesh}
+            ),
+            **empty,
+        )
+
+    work: dict[str, Callable[[], dict[str, Any]]] = {}
+    pretrain = stage(
+        "pretrain", config.pretrain, data__train=task.corpus, tokenizer__path=task.tokenizer
+    )
+    work["pretrain"] = lambda: sft.run(pretrain)
+    if config.sft:
+        tuned = stage(
+            "sft",
+            config.sft,
+            model_path=str(root / "pretrain" / "model"),
+            data__train=task.demonstrations,
+        )
+        work["sft"] = lambda: sft.run(tuned)
+    preferences, test_preferences = task.preferences, task.test_preferences
+    if not (preferences or config.reward.data.train):
+        samples = stage(
+            "sample", config.sample, model_path=policy, prompts__files=task.prompts
+        )
+        labels = stage(
+            "label",
+            config.label,
+            samples=str(root / "sample" / "samples.jsonl"),
+            world=getattr(config.task, "world", None),
+            test_pairs=config.test_preferences,
+        )
+        work["sample"] = lambda: sample.run(samples)
+        work["label"] = lambda: simulate_labels.run(labels)
+        preferences = (str(root / "label" / "preferences.jsonl"),)
+        test_preferences = (str(root / "label" / "test_preferences.jsonl"),)
+    rewarded = stage(
+        "reward",
+        config.reward,
+        model_path=policy,
+        reference=policy,
+        prompts__files=task.prompts,
+        data__train=preferences,
+        data__test=test_preferences,
+    )
+    improved = stage(
+        "ppo",
+        config.ppo,
+        policy=policy,
+        reward_model=str(root / "reward" / "model"),
+        prompts__files=task.prompts,
+        eval_prompts__files=task.test_prompts,
+    )
+    work["reward"] = lambda: reward.run(rewarded)
+    work["ppo"] = lambda: ppo.run(improved, judge=task.judge)
+    work["report"] = lambda: report_rlhf.run(config, improved, judge=task.judge)
+    return work
+
+
+def filled(settings: Any, **values: Any) -> Any:
+    """A copy with `a__b=value` set wherever the field is still empty."""
+    for path, value in values.items():
+        head, _, rest = path.partition("__")
+        old = getattr(settings, head)
+        if rest:
+            value = filled(old, **{rest: value})
+        elif old:
+            continue
+        settings = settings.model_copy(update={head: value})
+    return settings
+
+
+def show(name: str, summary: dict[str, Any]) -> None:
+    """A stage's headline figures."""
+    rows = [[key, value] for key, value in summary.items() if not isinstance(value, dict | list)]
+    table(name, ["figure", "value"], rows)

@@ -1,0 +1,87 @@
+"""From file names in a config to arrays: load, read as a format, tokenise, pad."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from jaxrlhf.config import Config
+from jaxrlhf.data import arrays, chat, formats, sources
+from jaxrlhf.data.arrays import Arrays
+from jaxrlhf.data.rows import Loaded, Rows
+from jaxrlhf.errors import ConfigError
+from jaxrlhf.recipes.common import DataConfig
+
+
+class PromptsConfig(Config):
+    """Prompts from files."""
+
+    files: tuple[str, ...] = Field(
+        default=(), description="files or hub names with a column `prompt`"
+    )
+    columns: dict[str, str] = Field(default={}, description="our column name -> the file's")
+    limit: int | None = Field(default=None, ge=1, description="rows read of each file; null: all")
+    max_length: int = Field(default=64, ge=1, description="longer prompts, in tokens, are left out")
+
+
+def load(files: Sequence[str], *, limit: int | None, field: str) -> Rows:
+    """Rows of several files, one after another."""
+    if not files:
+        raise ConfigError(f"{field}: name at least one file")
+    return Rows.concat([sources.load_rows(file, limit=limit) for file in files])
+
+
+def read(
+    data: DataConfig, files: Sequence[str], reader: Callable[..., Loaded], *, field: str
+) -> Loaded:
+    """Rows of a `DataConfig` in a format of `data.formats`."""
+    rows = load(files, limit=data.limit, field=field)
+    found = reader(rows, columns=data.columns, on_bad_row=data.on_bad_row)
+    return found
+
+
+def encode(tokenizer: Any, found: Loaded, *, data: DataConfig, field: str) -> Loaded:
+    """Tokens of rows."""
+    encoded = chat.encode_rows(tokenizer, found, on_bad_row=data.on_bad_row)
+    return encoded
+
+
+def pairs(
+    tokenizer: Any, data: DataConfig, files: Sequence[str], *, max_length: int, field: str
+) -> Arrays:
+    """Preference pairs of some files as arrays."""
+    found = read(data, files, formats.preferences, field=field)
+    encoded = encode(tokenizer, found, data=data, field=field)
+    rows = arrays.pairs(encoded, length=max_length, pad_id=tokenizer.pad_token_id)
+    return rows
+
+
+def prompts(tokenizer: Any, config: PromptsConfig, *, field: str) -> tuple[Arrays, Loaded]:
+    """Prompts as left-padded arrays, and the prompts themselves (`at_row(row)`)."""
+    rows = load(config.files, limit=config.limit, field=field + ".files")
+    found = formats.prompts(rows, columns=config.columns)
+    encoded = chat.encode_rows(tokenizer, found)
+    padded = arrays.prompts(encoded, length=config.max_length, pad_id=tokenizer.pad_token_id)
+    return padded, found
+
+
+def columns(found: Loaded) -> dict[str, list[Any]]:
+    """The further columns of prompts, by row of the file, for reward rules on text."""
+    names = {name for item in found for name in item.columns}
+    table: dict[str, list[Any]] = {name: [None] * len(found.rows) for name in sorted(names)}
+    for item, row in zip(found, found.index, strict=True):
+        for name, value in item.columns.items():
+            table[name][row] = value
+    return table
+
+
+def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Token ids -> text without special tokens."""
+    return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def take(rows: Arrays, count: int) -> Arrays:
+    """The first `count` rows."""
+    keep = np.arange(min(count, len(rows)))
+    return Arrays(rows.take(keep), rows.skipped)

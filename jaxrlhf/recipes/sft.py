@@ -1,0 +1,146 @@
+"""`jaxrlhf sft`: pre-train or fine-tune a language model on text, examples or conversations.
+
+Without `model_path` a model is made from scratch (and a tokenizer is trained, unless one is named);
+with it, training goes on from that model. Plain text is learnt whole; of examples and conversations
+the assistant's tokens alone.
+"""
+
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from pydantic import Field
+
+from jaxrlhf import inference, loop, sharding
+from jaxrlhf.algorithms.sft import predicted, sft
+from jaxrlhf.data import arrays, formats, pipeline
+from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.models import make_lm
+from jaxrlhf.optim import make_optimizer
+from jaxrlhf.recipes import common, rows
+
+
+class SFTConfig(common.TrainConfig):
+    """Supervised training of a language model."""
+
+    model_path: str | None = Field(
+        default=None, description="start from this model; null: from scratch"
+    )
+    model: common.ModelConfig = Field(
+        default=common.ModelConfig(), description="a model from scratch; unused with model_path"
+    )
+    tokenizer: common.TokenizerConfig = Field(
+        default=common.TokenizerConfig(),
+        description="of a model from scratch; unused with model_path",
+    )
+    data: common.DataConfig = Field(default=common.DataConfig(), description="what is learnt")
+    format: Literal["text", "examples"] = Field(
+        default="text",
+        description="learn whole texts, or the answers of examples and conversations alone",
+    )
+    packing: Literal["none", "packed", "wrapped"] = Field(
+        default="packed",
+        description="one text a row; several, kept apart; or one stream cut to length",
+    )
+    max_length: int = Field(default=128, ge=2, description="tokens a row")
+    over_long: Literal["skip", "truncate_left", "error"] = Field(
+        default="skip", description="what happens to longer texts (not with packing: wrapped)"
+    )
+    chunk_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="vocabulary entries at a time in the output layer; null: all",
+    )
+
+
+CONFIG = SFTConfig
+
+
+def run(config: SFTConfig) -> dict[str, Any]:
+    """Train, save `model/`, and return the summary (loss in nats a token)."""
+    stage = common.Stage(config)
+    if summary := stage.summary():
+        return summary
+    mesh = config.mesh.build()
+    reader = formats.texts if config.format == "text" else formats.examples
+    found = rows.read(config.data, config.data.train, reader, field="data.train")
+    if config.model_path:
+        lm, params, tokenizer = common.load_lm(config.model_path, mesh)
+    else:
+        tokenizer = make_tokenizer(config)
+        lm = make_lm(config.model.build(len(tokenizer)))
+        params = loop.init_params(lm.init, seed=config.seed, mesh=mesh)
+    train = to_arrays(config, tokenizer, found)
+    test = None
+    if config.data.test:
+        found = rows.read(config.data, config.data.test, reader, field="data.test")
+        test = to_arrays(config, tokenizer, found)
+    stage.begin()
+    steps = config.steps_for(len(train))
+    algorithm = sft(
+        lm,
+        make_optimizer(total_steps=steps, **config.optimizer.model_dump()),
+        micro_batches=config.gradient_accumulation_steps,
+        chunk_size=config.chunk_size,
+    )
+
+    def evaluate(state):
+        assert test is not None
+        return test_loss(lm, state.params, test, config, mesh)
+
+    state = common.train(
+        stage,
+        algorithm,
+        params,
+        pipeline.batches(train, batch_size=config.batch_size, seed=config.seed),
+        steps=steps,
+        mesh=mesh,
+        hooks=[common.every(config.eval_steps, steps, evaluate)] if test else [],
+        shown=("loss",),
+    )
+    common.save_lm(stage.model_dir, lm, state.params, tokenizer)
+    parameters = sum(int(np.size(x)) for x in jax.tree.leaves(state.params))
+    return stage.finish(
+        {"steps": steps, "parameters": parameters, "rows": len(train), **stage.last_metrics()}
+    )
+
+
+def make_tokenizer(config: SFTConfig) -> Any:
+    """The named tokenizer, or one trained on the training texts."""
+    choice = config.tokenizer
+    if choice.path:
+        return tokenizers.ensure_pad(tokenizers.load_tokenizer(choice.path))
+    found = rows.read(config.data, config.data.train, formats.texts, field="data.train")
+    return tokenizers.train_tokenizer(
+        (item.text for item in found), vocab_size=choice.vocab_size, kind=choice.kind
+    )
+
+
+def to_arrays(config: SFTConfig, tokenizer: Any, found: Any) -> arrays.Arrays:
+    """Tokens as rows of `max_length`."""
+    encoded = rows.encode(tokenizer, found, data=config.data, field="data")
+    shape: dict[str, Any] = {"length": config.max_length, "pad_id": tokenizer.pad_token_id}
+    if config.packing == "wrapped":
+        return arrays.wrapped(encoded, **shape)
+    make = arrays.packed if config.packing == "packed" else arrays.padded
+    return make(encoded, over_long=config.over_long, **shape)
+
+
+def test_loss(lm, params, test: arrays.Arrays, config: SFTConfig, mesh) -> dict[str, float]:
+    """Mean negative log-likelihood, in nats, of the learnt tokens of held-out rows."""
+    total, count = 0.0, 0
+    for batch, valid in pipeline.in_order(test, batch_size=config.batch_size):
+        batch = sharding.shard_batch(mesh, batch)
+        stats = inference.score(
+            lm,
+            params,
+            batch["tokens"],
+            batch["mask"],
+            response_length=config.max_length - 1,
+            chunk_size=config.chunk_size,
+            segment_ids=batch["segment_ids"],
+        )
+        counted = np.asarray(predicted(batch))[:, 1:] & valid[:, None]
+        total -= float(np.asarray(stats.log_probs)[counted].sum())
+        count += int(counted.sum())
+    return {"eval/loss": total / max(count, 1)}

@@ -1,0 +1,147 @@
+"""The contract of `algorithms.base`, kept by every algorithm of one table (`tiny.CASES`)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxrlhf import checkpoint, loop, sharding
+
+NAMES = list(tiny.CASES)
+
+
+def leaves_equal(a, b) -> bool:
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def collected(case: tiny.Case):
+    """State, batch and key of a first update."""
+    key = jax.random.key(0)
+    state = case.algorithm.init(case.params, key)
+    batches = tiny.Cycle(case.batches)
+    batch, _ = case.algorithm.collect(state, lambda: jax.tree.map(jnp.asarray, next(batches)), key)
+    return state, batch, key
+
+
+@pytest.fixture(scope="module")
+def first_updates():
+    """One jitted update of every algorithm: `name -> (case, state, batch, key, new, metrics)`."""
+    found = {}
+    for name in NAMES:
+        case = tiny.CASES[name](tiny.adam())
+        state, batch, key = collected(case)
+        new, metrics = jax.jit(case.algorithm.update)(state, batch, key)
+        found[name] = case, state, batch, key, new, metrics
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_tree_comes_out_as_went_in(first_updates, name):
+    _, state, _, _, new, _ = first_updates[name]
+    assert jax.tree.structure(state) == jax.tree.structure(new)
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+    assert int(new.step) == int(state.step) + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_are_finite_float32_scalars(first_updates, name):
+    metrics = first_updates[name][-1]
+    assert metrics
+    for key, value in metrics.items():
+        assert value.shape == () and value.dtype == jnp.float32, key
+        assert np.isfinite(value), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_update_captures_no_array(first_updates, name):
+    """Frozen models belong in `collect`; a captured array would be baked into the program."""
+    case, state, batch, key, _, _ = first_updates[name]
+    closed = jax.make_jaxpr(case.algorithm.update)(state, batch, key)
+    assert [c.shape for c in closed.consts if np.size(c) > 1] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jit_changes_nothing(first_updates, name):
+    """Tolerance: float32 sums in another order; Adam's first step turns them into up to 1e-4."""
+    case, state, batch, key, new, metrics = first_updates[name]
+    with jax.disable_jit():
+        eager, eager_metrics = case.algorithm.update(state, batch, key)
+    for a, b in zip(jax.tree.leaves(new.params), jax.tree.leaves(eager.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    for key_name, value in metrics.items():
+        np.testing.assert_allclose(value, eager_metrics[key_name], rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learning_rate_zero_changes_no_bit(first_updates, name):
+    case = tiny.CASES[name](tiny.adam(0.0))
+    state, batch, key = first_updates[name][1:4]
+    state = case.algorithm.init(case.params, key)
+    new, _ = jax.jit(case.algorithm.update)(state, batch, key)
+    assert leaves_equal(state.params, new.params)
+    assert not leaves_equal(state.params, first_updates[name][4].params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_two_armed_bandit_improves(name):
+    case = tiny.CASES[name](tiny.adam(3e-2))
+    before = case.progress(case.params)
+    state = loop.fit(case.algorithm, case.params, tiny.Cycle(case.batches), steps=15, seed=0)
+    after = case.progress(state.params)
+    assert after > before + 0.2, (before, after)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_device_and_a_2_by_2_mesh_agree(name):
+    """Two updates. Tolerance as for jit: sums are made in another order on four devices."""
+    case = tiny.CASES[name](tiny.adam())
+    results = []
+    for data, tensor in [(1, 1), (2, 2)]:
+        rows = []
+        state = loop.fit(
+            case.algorithm,
+            case.params,
+            tiny.Cycle(case.batches),
+            steps=2,
+            seed=0,
+            mesh=sharding.make_mesh(data, tensor),
+            on_step=lambda step, metrics, rows=rows: rows.append(metrics),
+        )
+        results.append((state, rows))
+    (one, one_rows), (four, four_rows) = results
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    for a, b in zip(one_rows, four_rows, strict=True):
+        for key in a:
+            if not key.startswith("time/"):
+                np.testing.assert_allclose(a[key], b[key], rtol=5e-3, atol=1e-3, err_msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 2)], ids=str)
+def test_a_resumed_run_is_the_uninterrupted_run(name, mesh, tmp_path):
+    case = tiny.CASES[name](tiny.adam())
+    mesh = sharding.make_mesh(*mesh)
+
+    def run(steps, folder):
+        store = checkpoint.Checkpoints(tmp_path / folder)
+        state = loop.fit(
+            case.algorithm,
+            case.params,
+            tiny.Cycle(case.batches),
+            steps=steps,
+            seed=3,
+            mesh=mesh,
+            store=store,
+            save_steps=2,
+        )
+        store.close()
+        return state
+
+    whole = run(4, "whole")
+    run(2, "parts")
+    assert leaves_equal(run(4, "parts"), whole)

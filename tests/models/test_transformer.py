@@ -1,0 +1,363 @@
+"""The transformer against plain numpy in float64, and what must not change its output."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrlhf.models import FAMILIES, PARAM_AXES, make_lm, transformer_config
+
+TWO = ["gpt2", "llama_gqa"]  # gradients take long to compile
+SIZES = dict(vocab_size=31, num_layers=2, num_heads=4, d_model=16, d_ff=24, max_positions=32)
+
+
+def changed(lm, **fields):
+    return compiled(make_lm(dataclasses.replace(lm.config, **fields)))
+
+
+def compiled(lm):
+    jit = jax.jit
+    return lm._replace(
+        hidden=jit(lm.hidden),
+        prefill=jit(lm.prefill, static_argnames="cache_length"),
+        decode=jit(lm.decode),
+    )
+
+
+# ------------------------------------------------------------------ an independent forward pass
+
+
+def numpy_forward(config, params, tokens):
+    """Hidden states and logits of ONE unpadded row, in float64, with explicit loops over heads."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = params["embed"]["embedding"][tokens]
+    if config.positions == "learned":
+        x = x + params["pos_embed"]["embedding"][: len(tokens)]
+    for i in range(config.num_layers):
+        block = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+        x = x + numpy_attention(config, block, numpy_norm(config, block["attn_norm"], x))
+        x = x + numpy_mlp(config, block, numpy_norm(config, block["mlp_norm"], x))
+    x = numpy_norm(config, params["final_norm"], x)
+    tied = config.tied_head
+    return x, x @ (params["embed"]["embedding"].T if tied else params["lm_head"]["kernel"])
+
+
+def numpy_norm(config, p, x):
+    if config.norm == "layer":
+        mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+        return (x - mean) / np.sqrt(var + config.norm_epsilon) * p["scale"] + p["bias"]
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_epsilon) * p["scale"]
+
+
+def numpy_linear(p, x):
+    return x @ p["kernel"] + p.get("bias", 0.0)
+
+
+def numpy_rope(config, x):
+    # Hugging Face: cos and sin of the angles written twice, x * cos + rotate_half(x) * sin with
+    # rotate_half((a, b)) = (-b, a)
+    d = x.shape[-1]
+    inverse = 1.0 / config.rope_theta ** (np.arange(0, d, 2) / d)
+    angles = np.outer(np.arange(len(x)), inverse)
+    angles = np.concatenate([angles, angles], -1)
+    turned = np.concatenate([-x[:, d // 2 :], x[:, : d // 2]], -1)
+    return x * np.cos(angles) + turned * np.sin(angles)
+
+
+def numpy_attention(config, block, x):
+    q, k, v = (numpy_linear(block[f"{name}_proj"], x) for name in "qkv")
+    h, group = config.head_dim, config.num_heads // config.num_kv_heads
+    out = np.zeros((len(x), config.num_heads * h))
+    for head in range(config.num_heads):
+        mine = slice(head * h, (head + 1) * h)
+        shared = slice(head // group * h, (head // group + 1) * h)
+        q_head, k_head = q[:, mine], k[:, shared]
+        if config.positions == "rope":
+            q_head, k_head = numpy_rope(config, q_head), numpy_rope(config, k_head)
+        for t in range(len(x)):
+            scores = k_head[: t + 1] @ q_head[t] / math.sqrt(h)
+            weights = np.exp(scores - scores.max())
+            out[t, mine] = weights / weights.sum() @ v[: t + 1, shared]
+    return numpy_linear(block["o_proj"], out)
+
+
+def numpy_mlp(config, block, x):
+    up = numpy_linear(block["up_proj"], x)
+    if config.mlp == "swiglu":
+        gate = numpy_linear(block["gate_proj"], x)
+        up = gate / (1 + np.exp(-gate)) * up
+    else:  # gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+        up = 0.5 * up * (1 + np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
+    return numpy_linear(block["down_proj"], up)
+
+
+def test_forward_equals_plain_numpy(model, tokens, full):
+    lm, params = model
+    hidden = lm.hidden(params, tokens, full)
+    logits = lm.logits(params, hidden)
+    for row in range(len(tokens)):
+        expected = numpy_forward(lm.config, params, np.asarray(tokens[row]))
+        # f32 against f64 through two layers of O(1) numbers
+        np.testing.assert_allclose(hidden[row], expected[0], atol=2e-5, rtol=2e-5)
+        np.testing.assert_allclose(logits[row], expected[1], atol=5e-5, rtol=5e-5)
+
+
+# ------------------------------------------------------------------ what changes nothing
+
+
+def test_the_future_changes_nothing_earlier(model, tokens, full):
+    lm, params = model
+    before = lm.hidden(params, tokens, full)
+    after = lm.hidden(params, tokens.at[:, 6].set((tokens[:, 6] + 1) % 31), full)
+    np.testing.assert_array_equal(before[:, :6], after[:, :6])
+    assert jnp.all(jnp.any(before[:, 6:] != after[:, 6:], axis=-1))
+
+
+@pytest.mark.parametrize("pads", [0, 3, 7])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(model, tokens, full, side, pads):
+    lm, params = model
+    expected = lm.hidden(params, tokens, full)
+    widths = (pads, 0) if side == "left" else (0, pads)
+    padded = jnp.pad(tokens, ((0, 0), widths), constant_values=5)
+    mask = jnp.pad(full, ((0, 0), widths))
+    hidden = lm.hidden(params, padded, mask)
+    assert jnp.all(jnp.isfinite(lm.logits(params, hidden)))
+    real = hidden[:, widths[0] : widths[0] + tokens.shape[1]]
+    np.testing.assert_allclose(real, expected, atol=2e-5)
+
+
+def test_what_stands_in_the_padding_changes_nothing_at_all(model, tokens, full):
+    lm, params = model
+    mask = full.at[0, :4].set(False).at[1, 7:].set(False)
+    hidden = lm.hidden(params, tokens, mask)
+    for garbage in (0, 17, -100, 10_000):  # an id outside the vocabulary would give NaN if read
+        other = lm.hidden(params, jnp.where(mask, tokens, garbage), mask)
+        np.testing.assert_array_equal(hidden, other)
+
+
+def test_packed_rows_equal_separate_rows(model, tokens, full):
+    lm, params = model
+    lengths = (4, 3, 3)  # three documents in one row of ten columns
+    packed = jnp.concatenate([tokens[i, :n] for i, n in enumerate(lengths)])[None]
+    segment_ids = jnp.repeat(jnp.arange(1, 4), jnp.array(lengths))[None]
+    hidden = lm.hidden(params, packed, full[:1], segment_ids=segment_ids)[0]
+    start = 0
+    for i, n in enumerate(lengths):
+        alone = lm.hidden(params, tokens[i : i + 1, :n], full[:1, :n])[0]
+        np.testing.assert_allclose(hidden[start : start + n], alone, atol=2e-5)
+        start += n
+
+
+def test_positions_can_be_given(model, tokens, full):
+    lm, params = model
+    columns = jnp.broadcast_to(jnp.arange(10), (3, 10))
+    given = lm.hidden(params, tokens, full, positions=columns)
+    np.testing.assert_array_equal(given, lm.hidden(params, tokens, full))
+    moved = lm.hidden(params, tokens, full, positions=columns.at[:, 5:].add(3))
+    assert not np.allclose(given[:, 5:], moved[:, 5:], atol=1e-3)
+
+
+def test_without_final_norm_the_residual_stream_comes_out(model, tokens, full):
+    lm, params = model
+    hidden = lm.hidden(params, tokens, full)
+    stream = lm.hidden(params, tokens, full, final_norm=False)
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params["final_norm"])
+    normed = numpy_norm(lm.config, p, np.asarray(stream, np.float64))
+    np.testing.assert_allclose(hidden, normed, atol=1e-5)
+
+
+# ------------------------------------------------------------------ gradients, remat, dtypes
+
+
+def loss(lm, params, tokens, mask):
+    logits = lm.logits(params, lm.hidden(params, tokens, mask))
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
+    return -jnp.sum(jnp.where(mask, chosen, 0.0))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_grad(lm, params, tokens, mask):
+    return jax.value_and_grad(lambda p: loss(lm, p, tokens, mask))(params)
+
+
+def test_remat_changes_neither_loss_nor_gradient(models, tokens, full):
+    lm, params = models["gpt2"]
+    value, grad = value_and_grad(lm, params, tokens, full)
+    again = changed(lm, remat=True)
+    remat_value, remat_grad = value_and_grad(again, params, tokens, full)
+    np.testing.assert_allclose(value, remat_value, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), grad, remat_grad)
+    # remat is really there: the backward pass of one layer stands behind a checkpoint
+    jaxpr = str(jax.make_jaxpr(jax.grad(lambda p: loss(again, p, tokens, full)))(params))
+    assert "checkpoint" in jaxpr or "remat" in jaxpr
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_gradients_are_finite_and_equal_with_padding(models, name, tokens, full):
+    lm, params = models[name]
+    _, expected = value_and_grad(lm, params, tokens, full)
+    for widths in ((3, 4), (0, 7)):
+        padded, mask = (jnp.pad(x, ((0, 0), widths)) for x in (tokens, full))
+        _, grad = value_and_grad(lm, params, padded, mask)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), expected, grad)
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_every_parameter_gets_gradient(models, name, tokens, full):
+    lm, params = models[name]
+    _, grad = value_and_grad(lm, params, tokens, full)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grad):
+        per_layer = leaf.reshape(2, -1) if path[0].key == "blocks" else leaf.reshape(1, -1)
+        if path[-2].key == "k_proj" and path[-1].key == "bias":
+            continue  # softmax does not see what all keys have in common: this gradient is 0
+        assert jnp.all(jnp.any(per_layer != 0, axis=-1)), path
+
+
+def test_bfloat16_computes_close_to_float32_and_keeps_parameters(model, tokens, full):
+    lm, params = model
+    low = changed(lm, dtype="bfloat16")
+    hidden = low.hidden(params, tokens, full)
+    assert hidden.dtype == jnp.bfloat16
+    logits = low.logits(params, hidden)
+    assert logits.dtype == jnp.float32
+    expected = lm.logits(params, lm.hidden(params, tokens, full))
+    # bf16 carries 8 bits: 0.4 % a rounding, some tens of roundings, logits of standard deviation ~5
+    assert jnp.sqrt(jnp.mean((logits - expected) ** 2)) < 0.03 * jnp.std(expected)
+    fresh = jax.eval_shape(low.init, jax.random.key(0))
+    _, grad = jax.eval_shape(lambda p: value_and_grad(low, p, tokens, full), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((fresh, grad))} == {jnp.dtype("float32")}
+    assert low.unembed(params).dtype == jnp.bfloat16
+
+
+# ------------------------------------------------------------------ decoding
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("gpt2", "float32"), ("llama", "float32"), ("llama_gqa", "float32"), ("gpt2", "bfloat16")],
+)
+def test_prefill_and_decode_equal_the_full_forward(models, name, dtype, tokens):
+    lm, params = models[name]
+    lm = lm if dtype == "float32" else changed(lm, dtype=dtype)
+    pads = jnp.array([0, 2, 5])[:, None]
+    mask = jnp.arange(10)[None, :] >= pads
+    full_hidden = lm.hidden(params, tokens, mask).astype(jnp.float32)
+    weights = lm.decode_params(params)
+    # f32: two layers of rounding; bf16: the same operations on the same numbers in another order
+    tolerance = 3e-5 if dtype == "float32" else 0.1
+    hidden, cache = lm.prefill(weights, tokens[:, :6], mask[:, :6], cache_length=12)
+    np.testing.assert_allclose(hidden, full_hidden[:, 5], atol=tolerance)
+    for t in range(6, 10):
+        hidden, cache = lm.decode(weights, tokens[:, t], cache)
+        np.testing.assert_allclose(hidden, full_hidden[:, t], atol=tolerance)
+    assert int(cache.slot) == 10
+    np.testing.assert_array_equal(cache.positions, [10, 8, 5])
+    assert cache.mask.shape == (3, 12) and not cache.mask[:, 10:].any()
+    logits = lm.logits(weights, hidden)
+    np.testing.assert_allclose(logits, lm.logits(params, hidden), atol=1e-5)
+
+
+def test_decode_params_are_cast_once_but_for_norms(models):
+    lm, params = models["gpt2"]
+    weights = changed(lm, dtype="bfloat16").decode_params(params)
+    assert len(weights["blocks"]) == 2
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        norm = any("norm" in str(part) for part in path)
+        assert leaf.dtype == (jnp.float32 if norm else jnp.bfloat16), path
+    np.testing.assert_array_equal(
+        weights["blocks"][1]["attn_norm"]["scale"], params["blocks"]["attn_norm"]["scale"][1]
+    )
+
+
+def test_a_cache_shorter_than_the_prompt_is_refused(models, tokens, full):
+    lm, params = models["llama"]
+    with pytest.raises(ValueError, match=r"cache_length=4 .* 10 columns"):
+        lm.prefill(lm.decode_params(params), tokens, full, cache_length=4)
+
+
+# ------------------------------------------------------------------ parameters and config
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_plain_float32_and_every_leaf_has_axes(family):
+    lm = make_lm(transformer_config(family, **SIZES))
+    params = jax.eval_shape(lm.init, jax.random.key(0))
+    assert type(params) is dict and type(params["blocks"]) is dict
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [part.key for part in path]
+        axes = PARAM_AXES["/".join(names[-2:])]
+        stacked = names[0] == "blocks"
+        assert leaf.ndim == len(axes) + stacked, names
+        assert leaf.dtype == jnp.float32
+        if stacked:
+            assert leaf.shape[0] == 2
+
+
+def test_the_axes_are_on_the_right_dimensions():
+    lm = make_lm(transformer_config("llama", **{**SIZES, "num_kv_heads": 2, "head_dim": 6}))
+    params = jax.eval_shape(lm.init, jax.random.key(0))
+    sizes = {"vocab": 31, "embed": 16, "heads": 24, "kv_heads": 12, "mlp": 24, "positions": 32}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        axes = PARAM_AXES["/".join(part.key for part in path[-2:])]
+        assert leaf.shape[-len(axes) :] == tuple(sizes[axis] for axis in axes), path
+
+
+def test_initial_standard_deviations():
+    sizes = {**SIZES, "vocab_size": 500, "d_model": 64, "d_ff": 128, "num_layers": 8}
+    params = jax.jit(make_lm(transformer_config("gpt2", **sizes)).init)(jax.random.key(0))
+    blocks = params["blocks"]
+    # residual projections: 0.02 / sqrt(2 * 8) = 0.005; 8 * 64 * 64 numbers: relative error 0.4 %
+    for name, std in (("q_proj", 0.02), ("up_proj", 0.02), ("o_proj", 0.005), ("down_proj", 0.005)):
+        assert jnp.std(blocks[name]["kernel"]) == pytest.approx(std, rel=0.03), name
+        assert not blocks[name]["bias"].any()
+    assert jnp.std(params["embed"]["embedding"]) == pytest.approx(0.02, rel=0.03)
+    assert jnp.all(blocks["attn_norm"]["scale"] == 1)
+    assert jnp.all(blocks["q_proj"]["kernel"][0] != blocks["q_proj"]["kernel"][1])
+
+
+def test_real_tokens_out_of_range_give_nan_rather_than_a_neighbour(models, tokens, full):
+    lm, params = models["gpt2"]
+    hidden = lm.hidden(params, tokens.at[0, 4].set(31), full)
+    assert jnp.isnan(hidden[0]).all() and jnp.isfinite(hidden[1:]).all()
+    columns = jnp.broadcast_to(jnp.arange(10), (3, 10))
+    hidden = lm.hidden(params, tokens, full, positions=columns.at[0].add(23))
+    assert jnp.isnan(hidden[0]).all() and jnp.isfinite(hidden[1:]).all()
+
+
+def test_the_same_config_gives_the_same_object():
+    a, b = (make_lm(transformer_config("llama", **SIZES)) for _ in range(2))
+    assert a is b and hash(a) == hash(b)
+    assert make_lm(transformer_config("gpt2", **SIZES)) != a
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("vocab_size", 0, "at least 1"),
+        ("num_layers", 0, "at least 1"),
+        ("num_kv_heads", 3, "divisor of num_heads=4"),
+        ("num_kv_heads", 0, "divisor of num_heads=4"),
+        ("d_model", 18, "multiple of num_heads=4"),
+        ("head_dim", 5, "even with rope"),
+        ("positions", "alibi", "learned, rope"),
+        ("norm", "batch", "layer, rms"),
+        ("mlp", "relu", "gelu, swiglu"),
+        ("dtype", "float16", "float32, bfloat16"),
+        ("norm_epsilon", 0.0, "positive"),
+    ],
+)
+def test_wrong_config_values_name_field_value_and_rule(field, value, allowed):
+    with pytest.raises(ValueError, match=f"{field}={value!r} must be .*{allowed}"):
+        transformer_config("llama", **{**SIZES, field: value})
+
+
+def test_unknown_family_and_field():
+    with pytest.raises(ValueError, match=r"'bert' is not one of gpt2, llama"):
+        transformer_config("bert", **SIZES)
+    with pytest.raises(ValueError, match=r"'n_heads'.*nearest is 'num_heads'"):
+        transformer_config("gpt2", **SIZES, n_heads=3)

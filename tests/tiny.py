@@ -1,0 +1,174 @@
+"""The one tiny model and the small batches that many tests share.
+
+The world is a two-armed bandit for language models: after any prompt, token `GOOD` is right and
+everything else is wrong. Every method can be asked to learn that.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrlhf.algorithms.base import Algorithm
+from jaxrlhf.algorithms.ppo import Settings, ppo
+from jaxrlhf.algorithms.reward import reward
+from jaxrlhf.algorithms.sft import sft
+from jaxrlhf.inference import Sampling
+from jaxrlhf.models import make_lm, make_scalar_model, transformer_config
+
+PAD, EOS, GOOD, BAD, VOCAB = 0, 1, 2, 3, 8
+
+CONFIG = transformer_config(
+    "llama",
+    vocab_size=VOCAB,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    d_model=16,
+    d_ff=32,
+    max_positions=16,
+    initializer_range=0.3,
+)
+LM = make_lm(CONFIG)
+SCALAR = make_scalar_model(CONFIG)
+SAMPLING = Sampling(max_new_tokens=4, stop_ids=(EOS,), pad_id=PAD)
+
+
+class Cycle:
+    """An endless iterator over a list of batches that knows its position, as data pipelines do."""
+
+    def __init__(self, batches: list[dict[str, np.ndarray]]):
+        self.batches, self.position = batches, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = self.batches[self.position % len(self.batches)]
+        self.position += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+class Case(NamedTuple):
+    """An algorithm with something to learn, and how to see that it did."""
+
+    algorithm: Algorithm
+    params: Any
+    batches: list[dict[str, np.ndarray]]
+    progress: Any  # params -> float, which training must raise
+
+
+def good_share(rollout) -> jax.Array:
+    """A reward rule on tokens: share of GOOD among the response tokens the reward sees."""
+    response = rollout.tokens[:, rollout.prompt_length :]
+    mask = rollout.mask[:, rollout.prompt_length :]
+    return jnp.sum((response == GOOD) & mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)
+
+
+def texts(rng: np.random.Generator, last: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """`[size, 6]` right-padded random texts of ragged length whose last token is `last`."""
+    tokens = rng.integers(4, VOCAB, (size, 6)).astype(np.int32)
+    lengths = rng.integers(3, 7, size)
+    mask = np.arange(6)[None, :] < lengths[:, None]
+    tokens[np.arange(size), lengths - 1] = last
+    return np.where(mask, tokens, PAD), mask
+
+
+def prompts(rng: np.random.Generator, size: int = 8) -> dict[str, np.ndarray]:
+    """Left-padded prompts of 2 or 3 tokens."""
+    tokens = rng.integers(4, VOCAB, (size, 3)).astype(np.int32)
+    mask = np.arange(3)[None, :] >= rng.integers(0, 2, size)[:, None]
+    return {
+        "prompt_tokens": np.where(mask, tokens, PAD),
+        "prompt_mask": mask,
+        "row": np.arange(size, dtype=np.int32),
+    }
+
+
+def sft_case(optimizer, *, micro_batches: int = 1, chunk_size: int | None = None) -> Case:
+    rng = np.random.default_rng(0)
+    tokens, mask = texts(rng, GOOD)
+    last = mask & ~np.pad(mask[:, 1:], ((0, 0), (0, 1)))
+    batch = {"tokens": tokens, "mask": mask, "loss_mask": last}
+    params = LM.init(jax.random.key(1))
+
+    def progress(params):
+        hidden = LM.hidden(params, jnp.asarray(tokens[:, :2]), jnp.asarray(mask[:, :2]))
+        return float(jax.nn.log_softmax(LM.logits(params, hidden[:, -1]))[:, GOOD].mean())
+
+    algorithm = sft(LM, optimizer, micro_batches=micro_batches, chunk_size=chunk_size)
+    return Case(algorithm, params, [batch], progress)
+
+
+def reward_case(optimizer, *, micro_batches: int = 1) -> Case:
+    rng = np.random.default_rng(0)
+    chosen, chosen_mask = texts(rng, GOOD)
+    rejected, rejected_mask = texts(rng, BAD)
+    batch = {
+        "chosen_tokens": chosen,
+        "chosen_mask": chosen_mask,
+        "rejected_tokens": rejected,
+        "rejected_mask": rejected_mask,
+        "label": np.ones(8, np.float32),
+        "margin": np.zeros(8, np.float32),
+    }
+    params = SCALAR.init(jax.random.key(1))
+
+    def progress(params):
+        good = SCALAR.scores(params, jnp.asarray(chosen), jnp.asarray(chosen_mask))
+        bad = SCALAR.scores(params, jnp.asarray(rejected), jnp.asarray(rejected_mask))
+        return float((good - bad).mean())
+
+    algorithm = reward(SCALAR, optimizer, micro_batches=micro_batches)
+    return Case(algorithm, params, [batch], progress)
+
+
+def ppo_params(settings: Settings = Settings()) -> dict[str, Any]:
+    """Policy and value parameters; the value head starts at zero."""
+    policy = LM.init(jax.random.key(1))
+    value = SCALAR.init(jax.random.key(2), policy, zero=True)
+    if settings.value_model == "shared":
+        value = {"head": value["head"]}
+    return {"policy": policy, "value": value}
+
+
+def ppo_case(
+    optimizer,
+    *,
+    settings: Settings = Settings(),
+    reward_fn=good_share,
+    sampling: Sampling = SAMPLING,
+    **options,
+) -> Case:
+    params = ppo_params(settings)
+    batch = prompts(np.random.default_rng(0))
+    algorithm = ppo(LM, params["policy"], reward_fn, optimizer, sampling, settings, **options)
+
+    def progress(params):
+        tokens, mask = jnp.asarray(batch["prompt_tokens"]), jnp.asarray(batch["prompt_mask"])
+        hidden = LM.hidden(params["policy"], tokens, mask)
+        return float(jax.nn.softmax(LM.logits(params["policy"], hidden[:, -1]))[:, GOOD].mean())
+
+    return Case(algorithm, params, [batch], progress)
+
+
+CASES = {
+    "sft": sft_case,
+    "reward": reward_case,
+    "ppo": ppo_case,
+    "ppo-shared": lambda optimizer, **options: ppo_case(
+        optimizer, settings=Settings(value_model="shared"), **options
+    ),
+}
+
+
+def adam(learning_rate: float = 1e-2) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate, eps=1e-5))
