@@ -119,7 +119,7 @@ def generate(
     return _generate(lm, params, prompts, prompt_mask, keys, sampling)
 
 
-@functools.partial(jax.jit, static_argnames=("lm", "response_length", "temperature", "chunk_size"))
+@functools.partial(jax.jit, static_argnames=("lm", "response_length", "chunk_size"))
 def score(
     lm: LM,
     params: Params,
@@ -127,7 +127,7 @@ def score(
     mask: jax.Array,
     *,
     response_length: int,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
     chunk_size: int | None = None,
     segment_ids: jax.Array | None = None,
 ) -> log_probs.TokenStats:
@@ -157,7 +157,7 @@ def token_stats(
     hidden: jax.Array,
     tokens: jax.Array,
     *,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
     chunk_size: int | None = None,
 ) -> log_probs.TokenStats:
     """Log-prob and entropy `[B, T]` float32 of `tokens` from ALIGNED hidden states `[B, T, D]`.
@@ -172,7 +172,7 @@ def token_stats(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("lm", "response_length", "temperature"))
+@functools.partial(jax.jit, static_argnames=("lm", "response_length"))
 def exact_kl(
     lm: LM,
     params: Params,
@@ -181,7 +181,7 @@ def exact_kl(
     mask: jax.Array,
     *,
     response_length: int,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
     """KL(pi || ref) `[B, N]` in nats, exact, at each of the last N tokens; 0 where masked."""
 

@@ -31,36 +31,36 @@ EPSILON_FORMS = ("torch", "tensorflow")
 class OptimizerConfig(Config):
     """The arguments of `make_optimizer`, except `total_steps`, which a recipe works out."""
 
-    learning_rate: float = Field(default=1e-3, ge=0, description="Peak learning rate.")
+    learning_rate: float = Field(default=1e-3, ge=0, description="peak learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         default="linear",
-        description="How the rate goes on after the warm-up; linear and cosine end at 0.",
+        description="how the rate goes on after the warm-up; linear and cosine end at 0",
     )
     warmup_steps: int = Field(
-        default=0, ge=0, description="Updates over which the rate rises from 0."
+        default=0, ge=0, description="updates over which the rate rises from 0"
     )
     weight_decay: float = Field(
         default=0.0,
         ge=0,
-        description="Decoupled (AdamW) decay of matrices; norms, biases, embeddings none.",
+        description="decoupled (AdamW) decay of matrices; norms, biases, embeddings none",
     )
     adam_beta1: float = Field(
-        default=0.9, ge=0, lt=1, description="Decay of Adam's mean of gradients."
+        default=0.9, ge=0, lt=1, description="decay of Adam's mean of gradients"
     )
     adam_beta2: float = Field(
-        default=0.999, ge=0, lt=1, description="Decay of Adam's mean of squares."
+        default=0.999, ge=0, lt=1, description="decay of Adam's mean of squares"
     )
     adam_epsilon: float = Field(
-        default=1e-8, gt=0, description="Added to the root of the mean of squares."
+        default=1e-8, gt=0, description="added to the root of the mean of squares"
     )
     adam_epsilon_form: Literal["torch", "tensorflow"] = Field(
         default="torch",
-        description="Epsilon after (torch) or before (tensorflow) the bias correction.",
+        description="epsilon after (torch) or before (tensorflow) the bias correction",
     )
     max_grad_norm: float | None = Field(
         default=1.0,
         gt=0,
-        description="Gradients are scaled down to this global norm; null: not clipped.",
+        description="gradients are scaled down to this global norm; null: not clipped",
     )
 
 

@@ -17,7 +17,8 @@ from jaxrlhf.recipes import RECIPES
 class Trainer(Config):
     steps: int = Field(default=10, ge=1, description="updates")
     kind: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        default="linear", description="A description that is much longer than the column it is in."
+        default="linear",
+        description="A description that is longer than its column, up to the very end.",
     )
 
 
@@ -94,6 +95,7 @@ def test_a_recipes_help_is_its_docstring_fields_and_example(run):
     assert "trainer  how it is trained" in lines
     assert any(line.split() == ["steps", "int,", ">=", "1", "10", "updates"] for line in lines)
     assert "  jaxrlhf toy data=rows.jsonl" in lines
+    assert "very end." in out  # wrapped, not cut
     assert max(map(len, lines)) <= 100
     # `output_dir` comes after the group in the class, but stands with the other plain fields.
     assert lines.index("trainer  how it is trained") > next(

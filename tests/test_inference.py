@@ -2,6 +2,7 @@
 row's response depends on its prompt and its key alone."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -40,6 +41,26 @@ def random_params(lm, seed):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def device_logits(lm, params, tokens, mask):
+    return lm.logits(params, lm.hidden(params, tokens, mask))
+
+
+def logits_of(lm, params, tokens, mask):
+    """Logits `[B, T, V]` of the full forward pass, unshifted, as numpy float64."""
+    return np.asarray(device_logits(lm, params, tokens, mask), np.float64)
+
+
+def log_softmax(logits):
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def on_host(tree):
+    """As numpy: operations on device arrays would compile one by one."""
+    return jax.tree.map(np.asarray, tree)
+
+
 def prompts_of(lengths, columns=10, side="left"):
     """Random prompts of these lengths, as numpy: tokens and mask."""
     tokens = np.random.default_rng(0).integers(1, VOCAB, (len(lengths), columns))
@@ -54,6 +75,11 @@ def keys_of(rows, seed=0):
 
 PROMPTS = prompts_of([10, 7, 1, 4])
 KEYS = keys_of(4)
+# three rows of nine columns: left-padded, right-padded, full
+ROWS = (
+    np.random.default_rng(1).integers(0, VOCAB, (3, 9)),
+    np.stack([np.arange(9) >= 4, np.arange(9) < 7, np.arange(9) < 9]),
+)
 
 
 # ------------------------------------------------------- log-probs (invariants A1, A2, A4)
@@ -67,21 +93,21 @@ def test_stored_log_probs_equal_the_score_at_the_same_temperature(models, family
     lm, params = models[family]
     sampling = Sampling(max_new_tokens=NEW, temperature=temperature, stop_ids=(3,))
     assert sampling.unfiltered
-    g = generate(lm, params, *PROMPTS, KEYS, sampling)
-    stats = inference.score(
-        lm, params, g.tokens, g.mask, response_length=NEW, temperature=temperature
+    g = on_host(generate(lm, params, *PROMPTS, KEYS, sampling))
+    stats = on_host(
+        inference.score(lm, params, g.tokens, g.mask, response_length=NEW, temperature=temperature)
     )
-    assert g.log_probs.dtype == stats.log_probs.dtype == stats.entropy.dtype == jnp.float32
+    assert g.log_probs.dtype == stats.log_probs.dtype == stats.entropy.dtype == np.float32
     np.testing.assert_allclose(g.log_probs, stats.log_probs, atol=1e-5)
-    assert not np.asarray(stats.log_probs)[~g.response_mask].any()
-    assert not np.asarray(g.log_probs)[~g.response_mask].any()
+    assert not stats.log_probs[~g.response_mask].any()
+    assert not g.log_probs[~g.response_mask].any()
 
 
 def test_bfloat16_sampler_and_scorer_agree(models):
     lm, params = models["llama"]
     lm = make_lm(dataclasses.replace(lm.config, dtype="bfloat16"))
-    g = generate(lm, params, *PROMPTS, KEYS, Sampling(max_new_tokens=NEW))
-    stats = inference.score(lm, params, g.tokens, g.mask, response_length=NEW)
+    g = on_host(generate(lm, params, *PROMPTS, KEYS, Sampling(max_new_tokens=NEW)))
+    stats = on_host(inference.score(lm, params, g.tokens, g.mask, response_length=NEW))
     # the same operations on the same bf16 numbers, in another order: roundings of 0.4 %
     np.testing.assert_allclose(g.log_probs, stats.log_probs, atol=0.15)
     assert np.mean(np.abs(g.log_probs - stats.log_probs)) < 0.03
@@ -94,8 +120,8 @@ def test_filtered_log_probs_are_of_the_filtered_distribution(models):
     rows = 16
     prompts, mask = (np.repeat(x, 4, axis=0) for x in PROMPTS)
     g = generate(lm, params, prompts, mask, keys_of(rows), sampling)
-    hidden = jax.jit(lm.hidden)(params, g.tokens, g.mask)[:, g.prompt_length - 1 : -1]
-    logits = np.asarray(lm.logits(params, hidden), np.float64)
+    g = on_host(g)
+    logits = logits_of(lm, params, g.tokens, g.mask)[:, g.prompt_length - 1 : -1]
     removed = 0
     for row in range(rows):
         for t in range(NEW):
@@ -144,21 +170,20 @@ def test_filters_by_hand(fields, kept):
 
 def test_exact_kl(models):
     lm, params = models["gpt2"]
-    other = jax.tree.map(lambda x: x * 1.1, params)
-    tokens = jax.random.randint(jax.random.key(0), (3, 9), 0, VOCAB)
-    mask = jnp.ones((3, 9), bool).at[0, :4].set(False).at[1, 7:].set(False)
+    other = jax.tree.map(lambda x: np.asarray(x) * np.float32(1.1), params)
+    tokens, mask = ROWS
     for temperature in (0.5, 0.7, 1.0, 1.3):
-        ask = dict(response_length=5, temperature=temperature)
+        ask = dict(response_length=4, temperature=temperature)
         zero = inference.exact_kl(lm, params, params, tokens, mask, **ask)
         np.testing.assert_allclose(zero, 0.0, atol=1e-6)  # invariant A1
-    kl = inference.exact_kl(lm, params, other, tokens, mask, **ask)
-    logs = [
-        jax.nn.log_softmax(lm.logits(p, jax.jit(lm.hidden)(p, tokens, mask)) / temperature)[:, 3:-1]
-        for p in (params, other)
-    ]
-    expected = jnp.sum(jnp.exp(logs[0]) * (logs[0] - logs[1]), axis=-1)
-    np.testing.assert_allclose(kl, jnp.where(mask[:, 4:], expected, 0.0), atol=1e-5)
-    assert jnp.all(kl[2] > 0)
+        kl = np.asarray(inference.exact_kl(lm, params, other, tokens, mask, **ask))
+        log_p, log_q = (
+            log_softmax(logits_of(lm, p, tokens, mask)[:, 4:-1] / temperature)
+            for p in (params, other)
+        )
+        expected = np.sum(np.exp(log_p) * (log_p - log_q), axis=-1)
+        np.testing.assert_allclose(kl, np.where(mask[:, 5:], expected, 0.0), atol=1e-5)
+        assert np.all(kl[2] > 0)
 
 
 # ------------------------------------------------------------------ randomness (invariant A7)
@@ -168,10 +193,10 @@ def test_keys_decide(models):
     lm, params = models["llama"]
     sampling = Sampling(max_new_tokens=NEW, temperature=1.3)
     prompts, mask = (np.repeat(x[:1], 4, axis=0) for x in PROMPTS)
-    first = generate(lm, params, prompts, mask, KEYS, sampling)
+    first = on_host(generate(lm, params, prompts, mask, KEYS, sampling))
     again = generate(lm, params, prompts, mask, KEYS, sampling)
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    other = generate(lm, params, prompts, mask, keys_of(4, seed=1), sampling)
+    other = on_host(generate(lm, params, prompts, mask, keys_of(4, seed=1), sampling))
     responses = np.concatenate([first.response_tokens, other.response_tokens])
     assert len(np.unique(responses, axis=0)) == 8  # four samples of one prompt, two seeds
 
@@ -179,7 +204,7 @@ def test_keys_decide(models):
 def test_a_row_does_not_depend_on_its_batch(models):
     lm, params = models["llama"]
     sampling = Sampling(max_new_tokens=NEW, stop_ids=(3,))
-    together = generate(lm, params, *PROMPTS, KEYS, sampling)
+    together = on_host(generate(lm, params, *PROMPTS, KEYS, sampling))
     order = np.array([2, 0, 3, 1])
     moved = generate(lm, params, PROMPTS[0][order], PROMPTS[1][order], KEYS[order], sampling)
     np.testing.assert_array_equal(together.tokens[order], moved.tokens)
@@ -199,8 +224,8 @@ def test_first_tokens_follow_the_softmax(models):
     sampling = Sampling(max_new_tokens=1, temperature=temperature)
     g = generate(lm, params, prompts, mask, keys_of(rows), sampling)
     counts = np.bincount(g.response_tokens[:, 0], minlength=VOCAB)
-    hidden = jax.jit(lm.hidden)(params, prompts[:1], mask[:1])[:, -1]
-    expected = rows * np.asarray(jax.nn.softmax(lm.logits(params, hidden) / temperature))[0]
+    logits = logits_of(lm, params, prompts[:1], mask[:1])[0, -1]
+    expected = rows * np.exp(log_softmax(logits / temperature))
     # rare tokens in one cell, as the chi-square approximation wants 5 a cell
     rare = expected < 5
     counts = np.append(counts[~rare], counts[rare].sum())
@@ -235,10 +260,14 @@ def counting_lm(calls=None):
     )
 
 
+COUNTING = counting_lm()
+
+
 def count_from(starts, sampling, lm=None):
     prompts = np.array(starts)[:, None]
     keys = keys_of(len(starts))
-    return generate(lm or counting_lm(), {}, prompts, np.ones_like(prompts, bool), keys, sampling)
+    mask = np.ones_like(prompts, bool)
+    return on_host(generate(lm or COUNTING, {}, prompts, mask, keys, sampling))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -277,13 +306,14 @@ def test_no_stop_before_the_minimum(models):
     sampling = Sampling(max_new_tokens=NEW, min_new_tokens=3, stop_ids=stops)
     assert not sampling.unfiltered
     g = generate(lm, params, *PROMPTS, KEYS, sampling)
+    g = on_host(g)
     assert g.response_mask[:, :4].all()
     assert (g.response_tokens[:, :3] % 2 == 1).all()
     assert g.finished.any()  # after the minimum half of the vocabulary stops
     # the log-probs are of the distribution without the stop ids
-    hidden = jax.jit(lm.hidden)(params, g.tokens, g.mask)[:, g.prompt_length - 1]
-    odd = jax.nn.log_softmax(lm.logits(params, hidden)[:, 1::2])
-    expected = odd[jnp.arange(4), g.response_tokens[:, 0] // 2]
+    logits = logits_of(lm, params, g.tokens, g.mask)[:, g.prompt_length - 1]
+    odd = log_softmax(logits[:, 1::2])
+    expected = odd[np.arange(4), g.response_tokens[:, 0] // 2]
     np.testing.assert_allclose(g.log_probs[:, 0], expected, atol=1e-5)
 
 
@@ -300,8 +330,8 @@ def test_the_loop_stops_when_every_row_is_done():
 def test_greedy_takes_the_most_probable_token(models):
     lm, params = models["llama"]
     g = generate(lm, params, *PROMPTS, KEYS, Sampling(max_new_tokens=NEW, temperature=0.0))
-    hidden = jax.jit(lm.hidden)(params, g.tokens, g.mask)[:, g.prompt_length - 1 : -1]
-    best = jnp.argmax(lm.logits(params, hidden), axis=-1)
+    g = on_host(g)
+    best = logits_of(lm, params, g.tokens, g.mask)[:, g.prompt_length - 1 : -1].argmax(axis=-1)
     np.testing.assert_array_equal(g.response_tokens, best)
     assert not g.log_probs.any()  # a point mass: log 1
 
@@ -313,7 +343,7 @@ def test_greedy_takes_the_most_probable_token(models):
 def test_padding_of_the_prompt_changes_nothing(models, side, extra):
     lm, params = models["llama"]
     sampling = Sampling(max_new_tokens=NEW, stop_ids=(3,), pad_id=9)
-    expected = generate(lm, params, *PROMPTS, KEYS, sampling)
+    expected = on_host(generate(lm, params, *PROMPTS, KEYS, sampling))
     tokens, mask = PROMPTS
     if side == "right":
         order = np.argsort(~mask, axis=1, kind="stable")
@@ -321,7 +351,7 @@ def test_padding_of_the_prompt_changes_nothing(models, side, extra):
     widths = (extra, 0) if side == "left" else (0, extra)
     tokens = np.pad(tokens, ((0, 0), widths), constant_values=5)
     mask = np.pad(mask, ((0, 0), widths))
-    g = generate(lm, params, tokens, mask, KEYS, sampling)
+    g = on_host(generate(lm, params, tokens, mask, KEYS, sampling))
     np.testing.assert_array_equal(g.response_tokens, expected.response_tokens)
     np.testing.assert_array_equal(g.response_mask, expected.response_mask)
     np.testing.assert_allclose(g.log_probs, expected.log_probs, atol=1e-5)
@@ -329,7 +359,7 @@ def test_padding_of_the_prompt_changes_nothing(models, side, extra):
     prompt, real = g.tokens[:, : g.prompt_length], g.mask[:, : g.prompt_length]
     np.testing.assert_array_equal(real.sum(axis=1), [10, 7, 1, 4])
     assert (np.diff(real.astype(int), axis=1) >= 0).all()  # left-padded
-    assert (np.asarray(prompt)[~np.asarray(real)] == 9).all()
+    assert (prompt[~real] == 9).all()
     np.testing.assert_array_equal(prompt[0, -10:], PROMPTS[0][0])
 
 
@@ -342,7 +372,7 @@ def test_buckets():
 
 
 def test_new_prompt_lengths_seldom_compile(caplog):
-    lm, sampling = counting_lm(), Sampling(max_new_tokens=2)
+    lm, sampling = COUNTING, Sampling(max_new_tokens=2)
 
     def run(columns):
         prompts = np.ones((2, columns), int)
@@ -418,19 +448,18 @@ def largest_shape(line):
 
 def test_score_reads_only_what_it_should(models):
     lm, params = models["gpt2"]
-    tokens = jax.random.randint(jax.random.key(3), (3, 9), 0, VOCAB)
-    mask = jnp.ones((3, 9), bool).at[0, :4].set(False).at[1, 7:].set(False)
-    stats = inference.score(lm, params, tokens, mask, response_length=4)
+    tokens, mask = ROWS
+    stats = on_host(inference.score(lm, params, tokens, mask, response_length=4))
     chunked = inference.score(lm, params, tokens, mask, response_length=4, chunk_size=5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stats, chunked)
-    all_logs = jax.nn.log_softmax(lm.logits(params, jax.jit(lm.hidden)(params, tokens, mask)))
-    expected = jnp.take_along_axis(all_logs[:, 4:8], tokens[:, 5:, None], axis=-1)[..., 0]
-    entropy = -jnp.sum(jnp.exp(all_logs) * all_logs, axis=-1)[:, 4:8]
+    logs = log_softmax(logits_of(lm, params, tokens, mask)[:, 4:8])
+    expected = np.take_along_axis(logs, tokens[:, 5:, None], axis=-1)[..., 0]
+    entropy = -np.sum(np.exp(logs) * logs, axis=-1)
     real = mask[:, 5:]
-    np.testing.assert_allclose(stats.log_probs, jnp.where(real, expected, 0.0), atol=1e-5)
-    np.testing.assert_allclose(stats.entropy, jnp.where(real, entropy, 0.0), atol=1e-5)
+    np.testing.assert_allclose(stats.log_probs, np.where(real, expected, 0.0), atol=1e-5)
+    np.testing.assert_allclose(stats.entropy, np.where(real, entropy, 0.0), atol=1e-5)
     # invariant A6: what stands under the mask changes nothing, even an id outside the vocabulary
-    garbage = jnp.where(mask, tokens, 99)
+    garbage = np.where(mask, tokens, 99)
     other = inference.score(lm, params, garbage, mask, response_length=4)
     jax.tree.map(np.testing.assert_array_equal, stats, other)
 
@@ -438,17 +467,18 @@ def test_score_reads_only_what_it_should(models):
 def test_values_are_of_the_state_before_the_token(models):
     lm, lm_params = models["llama"]
     model = make_scalar_model(lm.config)
-    params = model.init(jax.random.key(0), lm_params)
-    tokens = jax.random.randint(jax.random.key(3), (3, 9), 0, VOCAB)
-    mask = jnp.ones((3, 9), bool).at[0, :4].set(False).at[1, 7:].set(False)
+    kernel = np.random.default_rng(3).normal(size=16).astype(np.float32)
+    params = {"lm": lm_params, "head": {"kernel": kernel, "bias": np.float32(0.5)}}
+    tokens, mask = ROWS
     values = inference.values(model, params, tokens, mask, response_length=4)
-    unshifted = jax.jit(model.apply)(params, tokens, mask)
-    np.testing.assert_allclose(values, jnp.where(mask[:, 5:], unshifted[:, 4:8], 0.0), atol=1e-6)
-    last_changed = tokens.at[:, 8].set((tokens[:, 8] + 1) % VOCAB)
+    unshifted = np.asarray(jax.jit(model.apply)(params, tokens, mask))
+    np.testing.assert_allclose(values, np.where(mask[:, 5:], unshifted[:, 4:8], 0.0), atol=1e-6)
+    last_changed = tokens.copy()
+    last_changed[:, 8] = (tokens[:, 8] + 1) % VOCAB
     other = inference.values(model, params, last_changed, mask, response_length=4)
     np.testing.assert_array_equal(values, other)
     scores = inference.reward_scores(model, params, tokens, mask)
-    np.testing.assert_allclose(scores, unshifted[jnp.arange(3), jnp.array([8, 6, 8])], atol=1e-6)
+    np.testing.assert_allclose(scores, unshifted[np.arange(3), [8, 6, 8]], atol=1e-6)
 
 
 @pytest.mark.parametrize("response_length", [0, 9, 20])

@@ -41,7 +41,7 @@ from jaxrlhf.algorithms.rollouts import (
 from jaxrlhf.inference import Sampling, token_stats
 from jaxrlhf.losses import advantages, divergences, log_probs, masked, policy
 from jaxrlhf.models import LM, heads
-from jaxrlhf.models.heads import make_scalar_model
+from jaxrlhf.models.heads import ScalarModel, make_scalar_model
 
 Array = jax.Array
 
@@ -115,6 +115,7 @@ def ppo(
     sampling: Sampling,
     settings: Settings,
     *,
+    value_network: ScalarModel | None = None,
     truncation: Truncation | None = None,
     chunk_size: int | None = None,
 ) -> Algorithm:
@@ -131,6 +132,7 @@ def ppo(
       sampling: how responses are drawn; must be the full distribution (no top-k, top-p, min-p),
         because the loss scores the full distribution.
       settings: hyper-parameters.
+      value_network: with `value_model="separate"`; by default one of the policy's size.
       truncation: what the reward sees of a response; the policy trains on all it sampled.
       chunk_size: vocabulary entries at a time in the output layer.
     Batches asked of the data: `prompt_tokens` `[B, P]`, `prompt_mask`, and `row` `[B]`.
@@ -138,8 +140,10 @@ def ppo(
       ValueError: sampling filters the distribution, or is greedy.
     """
     check_sampling(sampling)
-    value_model = make_scalar_model(lm.config)
     shared = settings.value_model == "shared"
+    value_model = make_scalar_model(lm.config)
+    if value_network is not None and not shared:
+        value_model = value_network
     temperature = sampling.temperature
     length = sampling.max_new_tokens
 

@@ -18,9 +18,10 @@ Everything is tokenised at once and cut by prefix difference; only where a token
 cut is the rest tokenised by itself. Padding, packing and lengths are `arrays.py`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,34 +55,30 @@ class EncodedPair(NamedTuple):
 
 def encode_rows(tokenizer: Any, source: Loaded, *, on_bad_row: OnBadRow = "error") -> Loaded:
     """Tokens of every item: `EncodedExample` of a text or example, `EncodedPair` of a preference,
-    a token array of a prompt.
+    a token array of a prompt. Much faster than one item at a time.
 
     Raises:
       DataError: a row that the chat template refuses (named by file and line), or none is left.
     """
-    kinds: dict[type, tuple[Callable, str]] = {
-        Text: (_encode_text, "tokenised texts"),
-        Prompt: (encode_prompt, "tokenised prompts"),
-        Example: (encode_example, "tokenised examples"),
-        Preference: (_encode_pair, "tokenised preferences"),
-    }
-    encode, what = kinds[type(source.items[0])]
-    return convert(source, lambda item: encode(tokenizer, item), on_bad_row=on_bad_row, what=what)
+    what = f"tokenised {type(source.items[0]).__name__.lower()}s"
+    planned = convert(
+        source, lambda item: (item, _plan(tokenizer, item)), on_bad_row=on_bad_row, what=what
+    )
+    ids = _tokenise(tokenizer, (part for _, plan in planned for one in plan for part in one))
+    return convert(
+        planned, lambda pair: _encode(tokenizer, *pair, ids), on_bad_row=on_bad_row, what=what
+    )
 
 
 def encode_text(tokenizer: Any, text: str, *, eos: bool = True) -> Tokens:
     """Tokens `[T]` of a plain text, with the end token unless `eos` is False."""
-    tokens = _encode_text(tokenizer, Text(text)).tokens
+    tokens = _encode_one(tokenizer, Text(text)).tokens
     return tokens if eos else tokens[:-1]
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt | Content) -> Tokens:
     """Tokens `[P]` of a prompt, up to where the answer begins."""
-    content = prompt.prompt if isinstance(prompt, Prompt) else prompt
-    ids = [i for part in _parts(tokenizer, content, None) for i in part.ids]
-    if not ids:
-        raise BadRow("empty prompt", shorten(content))
-    return np.array(ids, np.int32)
+    return _encode_one(tokenizer, prompt if isinstance(prompt, Prompt) else Prompt(prompt))
 
 
 def encode_example(tokenizer: Any, example: Example) -> EncodedExample:
@@ -92,30 +89,13 @@ def encode_example(tokenizer: Any, example: Example) -> EncodedExample:
       BadRow: the chat template refuses the messages.
       DataError: no end token, or a template whose parts cannot be told apart.
     """
-    ids: list[int] = []
-    learn: list[bool] = []
-    for part in _parts(tokenizer, example.prompt, example.completion):
-        ids += part.ids
-        learn += part.learn
-    if not any(learn):
-        raise SkipRow("empty completion")
-    end = len(learn) - learn[::-1].index(True)
-    facts = _facts_of(tokenizer)
-    closing = [] if ids[end - 1] in facts.control_ids else [facts.eos_id]
-    tokens = np.array(ids[:end] + closing, np.int32)
-    return EncodedExample(tokens, np.array(learn[:end] + [True] * len(closing), bool))
+    return _encode_one(tokenizer, example)
 
 
 def encode_preference(tokenizer: Any, preference: Preference) -> tuple[Tokens, Tokens, Tokens]:
     """Tokens of the prompt, of the chosen and of the rejected answer (both with end token)."""
-    sides = [
-        encode_example(tokenizer, Example(preference.prompt, completion))
-        for completion in (preference.chosen, preference.rejected)
-    ]
-    start = int(np.argmax(sides[0].loss_mask))  # the first token that is learnt ends the prompt
-    chosen, rejected = (side.tokens for side in sides)
-    assert np.array_equal(chosen[:start], rejected[:start])
-    return chosen[:start], chosen[start:], rejected[start:]
+    pair = _encode_one(tokenizer, preference)
+    return pair.prompt, pair.chosen, pair.rejected
 
 
 def render(
@@ -154,18 +134,9 @@ def stop_ids(tokenizer: Any) -> tuple[int, ...]:
     return (facts.eos_id,) if last == facts.eos_id else (facts.eos_id, last)
 
 
-def _encode_text(tokenizer: Any, text: Text) -> EncodedExample:
-    return encode_example(tokenizer, Example("", text.text))
-
-
-def _encode_pair(tokenizer: Any, preference: Preference) -> EncodedPair:
-    tokens = encode_preference(tokenizer, preference)
-    return EncodedPair(*tokens, preference.label, preference.margin)
-
-
-# A sequence is a list of pieces of text, cut where learning starts and stops; `END` is the end
-# token. Where the cuts are depends on the roles only, never on what is learnt, so that a prompt
-# with an answer in it is cut alike everywhere.
+# An item is one or two sequences; a sequence is sections of text with an end token between them;
+# a section is pieces of text, cut where learning may start and stop. Where the cuts are depends on
+# the roles only, never on what is learnt, so a prompt with an answer in it is cut alike everywhere.
 
 
 class Piece(NamedTuple):
@@ -173,71 +144,96 @@ class Piece(NamedTuple):
     learn: bool
 
 
-class Part(NamedTuple):
-    ids: list[int]
-    learn: list[bool]
+class Section(NamedTuple):
+    pieces: list[Piece]
+    end: bool | None  # whether the end token after it is learnt; None: there is no end token
+    control: bool  # whether strings of control tokens mean the tokens (rendered templates only)
+
+    def prefixes(self) -> Iterator[tuple[Piece, int, str]]:
+        """Every piece, the character at which it begins, and the text up to its end."""
+        pieces = [piece for piece in self.pieces if piece.text]
+        start = 0
+        for piece, text in zip(pieces, accumulate(piece.text for piece in pieces), strict=True):
+            yield piece, start, text
+            start = len(text)
 
 
-END = None  # in a list of pieces
+Sequences = list[list[Section]]
+Ids = dict[tuple[str, int, bool], tuple[Tokens, int]]  # see _tokenise
 
 
-def _parts(tokenizer: Any, prompt: Content, completion: Content | None) -> Iterator[Part]:
-    """Token ids, part by part; `completion` None means up to where the answer begins."""
-    facts = _facts_of(tokenizer)
+def _encode_one(tokenizer: Any, item: Any) -> Any:
+    plan = _plan(tokenizer, item)
+    return _encode(
+        tokenizer, item, plan, _tokenise(tokenizer, (part for one in plan for part in one))
+    )
+
+
+def _plan(tokenizer: Any, item: Any) -> Sequences:
+    match item:
+        case Text(text):
+            return [_sections(tokenizer, "", text)]
+        case Prompt(prompt):
+            return [_sections(tokenizer, prompt, None)]
+        case Example(prompt, completion):
+            return [_sections(tokenizer, prompt, completion)]
+        case Preference(prompt, chosen, rejected):
+            return [_sections(tokenizer, prompt, answer) for answer in (chosen, rejected)]
+    raise TypeError(f"cannot tokenise {type(item).__name__}")
+
+
+def _encode(tokenizer: Any, item: Any, plan: Sequences, ids: Ids) -> Any:
+    made = [_assemble(tokenizer, sections, ids) for sections in plan]
+    if isinstance(item, Prompt):
+        if not len(made[0].tokens):
+            raise BadRow("empty prompt", shorten(item.prompt))
+        return made[0].tokens
+    sides = [_until_closed(tokenizer, one) for one in made]
+    if not isinstance(item, Preference):
+        return sides[0]
+    start = int(np.argmax(sides[0].loss_mask))  # the first token that is learnt ends the prompt
+    chosen, rejected = (side.tokens for side in sides)
+    assert np.array_equal(chosen[:start], rejected[:start])
+    return EncodedPair(chosen[:start], chosen[start:], rejected[start:], item.label, item.margin)
+
+
+def _sections(tokenizer: Any, prompt: Content, completion: Content | None) -> list[Section]:
+    """What is to be tokenised; `completion` None means up to where the answer begins."""
     if isinstance(prompt, str):
         if not (completion is None or isinstance(completion, str)):
             raise BadRow("wrong type", "the prompt is text and the completion is messages")
-        pieces = [Piece(prompt, False)]
-        pieces += [] if completion is None else [Piece(completion, True), END]
-    elif isinstance(completion, str):
+        if completion is None:
+            return [Section([Piece(prompt, False)], None, False)]
+        return [Section([Piece(prompt, False), Piece(completion, True)], True, False)]
+    if isinstance(completion, str):
         raise BadRow("wrong type", "the prompt is messages and the completion is text")
-    else:
-        messages, first = [*prompt, *(completion or [])], len(prompt)
-        if has_template(tokenizer):
-            _refuse_control(facts, messages)
-            pieces = _template_pieces(tokenizer, messages, first, is_open=completion is None)
-            yield from (_closed(facts, part) for part in _tokenise(tokenizer, pieces, control=True))
-            return
-        pieces = _dialogue_pieces(messages, first, is_open=completion is None)
-    yield Part(list(facts.lead), [False] * len(facts.lead))
-    for section, end in _sections(pieces):
-        for part in _tokenise(tokenizer, section, control=False):
-            if facts.control_ids.intersection(part.ids):
-                raise SkipRow("control token in text")
-            yield part
-        if end is not None:
-            yield Part([facts.eos_id], [end])
+    messages = [*prompt, *(completion or [])]
+    make = _template_sections if has_template(tokenizer) else _dialogue_sections
+    return make(tokenizer, messages, len(prompt), is_open=completion is None)
 
 
-def _dialogue_pieces(messages: list[Message], first: int, *, is_open: bool) -> list[Piece | None]:
-    pieces: list[Piece | None] = []
+def _dialogue_sections(
+    tokenizer: Any, messages: list[Message], first: int, *, is_open: bool
+) -> list[Section]:
+    sections = []
     text = ""
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             text += dialogue.header(message) + message["content"]
             continue
-        pieces.append(Piece(text + dialogue.ASSISTANT, False))
-        pieces += [Piece(" " + message["content"], i >= first), END]
+        learn = i >= first
+        before = Piece(text + dialogue.ASSISTANT, False)
+        sections.append(Section([before, Piece(" " + message["content"], learn)], learn, False))
         text = ""
-    return [*pieces, Piece(text + dialogue.ASSISTANT, False)] if is_open else pieces
+    if is_open:
+        sections.append(Section([Piece(text + dialogue.ASSISTANT, False)], None, False))
+    return sections
 
 
-def _sections(pieces: Sequence[Piece | None]) -> Iterator[tuple[list[Piece], bool | None]]:
-    """Pieces between end tokens, with whether that end token is learnt (None: there is none)."""
-    section: list[Piece] = []
-    for piece in pieces:
-        if piece is not None:
-            section.append(piece)
-        else:
-            yield section, section[-1].learn
-            section = []
-    if section:
-        yield section, None
-
-
-def _template_pieces(
+def _template_sections(
     tokenizer: Any, messages: list[Message], first: int, *, is_open: bool
-) -> list[Piece]:
+) -> list[Section]:
+    _refuse_control(_facts_of(tokenizer), messages)
     pieces: list[Piece] = []
     done = ""
 
@@ -259,62 +255,108 @@ def _template_pieces(
             done = add(render(tokenizer, messages[: i + 1]), i >= first)
     if is_open:
         add(render(tokenizer, messages, add_generation_prompt=True), False)
-    return pieces
+    return [Section(pieces, None, True)]
 
 
-def _tokenise(tokenizer: Any, pieces: Sequence[Piece], *, control: bool) -> list[Part]:
-    """Ids of pieces that follow each other: those of the whole text, where they can be cut.
+ANYWHERE = -1
+NOWHERE = -2
+CALL = 2048  # texts a call of the tokenizer
 
-    Each prefix of the text is tokenised; where it continues the ids so far, cut at the right
-    character, the rest belongs to the new piece; otherwise the new piece is tokenised alone.
-    So the ids of the first k pieces never depend on the pieces after them.
+
+def _tokenise(tokenizer: Any, sections: Iterable[Section]) -> Ids:
+    """Ids of every prefix of every section, and after how many of them its last piece begins.
+
+    That number is NOWHERE if a token straddles the place, ANYWHERE if the tokenizer cannot tell.
     """
-    pieces = [piece for piece in pieces if piece.text]
-    prefixes = list(accumulate(piece.text for piece in pieces))
-    done: list[int] = []
-    parts = []
-    for k, (ids, offsets) in enumerate(_ids(tokenizer, prefixes, control=control)):
-        start = len(prefixes[k - 1]) if k else 0
-        if ids[: len(done)] == done and _cut_at(offsets, len(done), start):
-            new = ids[len(done) :]
-        else:
-            new = _ids(tokenizer, [pieces[k].text], control=control)[0][0]
-        done = done + new
-        parts.append(Part(new, [pieces[k].learn] * len(new)))
-    return parts
+    wanted = {
+        (text, start, section.control)
+        for section in sections
+        for _, start, text in section.prefixes()
+    }
+    ids: Ids = {}
+    for control, cut in product((False, True), repeat=2):
+        keys = sorted(key for key in wanted if (key[2], key[1] > 0) == (control, cut))
+        for some in (keys[i : i + CALL] for i in range(0, len(keys), CALL)):
+            made = _call(tokenizer, [text for text, _, _ in some], control=control, offsets=cut)
+            for key, (tokens, offsets) in zip(some, made, strict=True):
+                ids[key] = np.array(tokens, np.int32), _cut(offsets, key[1])
+    return ids
 
 
-def _cut_at(offsets: list[tuple[int, int]] | None, k: int, character: int) -> bool:
-    """Whether the first k tokens are exactly the text before `character`."""
-    if offsets is None:  # not known for tokenizers in pure Python
-        return True
-    before = k == 0 or offsets[k - 1][1] <= character
-    return before and (k == len(offsets) or offsets[k][0] >= character)
-
-
-def _ids(tokenizer: Any, texts: list[str], *, control: bool) -> list[tuple[list[int], Any]]:
-    if not texts:
-        return []
-    fast = bool(getattr(tokenizer, "is_fast", False))
+def _call(
+    tokenizer: Any, texts: list[str], *, control: bool, offsets: bool
+) -> list[tuple[list[int], Any]]:
+    offsets = offsets and bool(getattr(tokenizer, "is_fast", False))
     out = tokenizer(
         texts,
         add_special_tokens=False,
         split_special_tokens=not control,
         return_attention_mask=False,
-        return_offsets_mapping=fast,
+        return_offsets_mapping=offsets,
         verbose=False,
     )
-    offsets = out["offset_mapping"] if fast else [None] * len(texts)
-    return list(zip(out["input_ids"], offsets, strict=True))
+    spans = out["offset_mapping"] if offsets else [None] * len(texts)
+    return list(zip(out["input_ids"], spans, strict=True))
 
 
-def _closed(facts: "Facts", part: Part) -> Part:
-    """Learn an assistant turn of a template up to the control token that closes it."""
-    closers = [i for i, token in enumerate(part.ids) if token in facts.control_ids]
-    if not closers or not any(part.learn):
-        return part
-    end = closers[-1] + 1
-    return Part(part.ids, [True] * end + [False] * (len(part.ids) - end))
+def _cut(offsets: list[tuple[int, int]] | None, character: int) -> int:
+    """How many tokens are exactly the text before `character`."""
+    if character == 0:
+        return 0
+    if offsets is None:  # tokenizers in pure Python do not know
+        return ANYWHERE
+    k = bisect_left(offsets, character, key=lambda span: span[0])
+    return k if k == 0 or offsets[k - 1][1] <= character else NOWHERE
+
+
+def _assemble(tokenizer: Any, sections: list[Section], ids: Ids) -> EncodedExample:
+    """Tokens of a sequence, and which of them are learnt.
+
+    Where the tokens of the text so far begin with those of the pieces before, cut at the right
+    character, the rest are the new piece's; otherwise the new piece is tokenised alone. So the
+    tokens of the first k pieces never depend on the pieces after them.
+    """
+    facts = _facts_of(tokenizer)
+    lead = () if any(section.control for section in sections) else facts.lead
+    tokens, learn = [np.array(lead, np.int32)], [np.zeros(len(lead), bool)]
+    for section in sections:
+        done = np.zeros(0, np.int32)
+        for piece, start, text in section.prefixes():
+            whole, cut = ids[text, start, section.control]
+            n = len(done)
+            if cut in (n, ANYWHERE) and np.array_equal(whole[:n], done):
+                new = whole[n:]
+            else:
+                alone = _call(tokenizer, [piece.text], control=section.control, offsets=False)
+                new = np.array(alone[0][0], np.int32)
+            done = np.concatenate([done, new])
+            tokens.append(new)
+            learn.append(_learnt(facts, new) if piece.learn else np.zeros(len(new), bool))
+        if not section.control and not facts.control_ids.isdisjoint(done.tolist()):
+            raise SkipRow("control token in text")
+        if section.end is not None:
+            tokens.append(np.array([facts.eos_id], np.int32))
+            learn.append(np.array([section.end]))
+    return EncodedExample(np.concatenate(tokens), np.concatenate(learn))
+
+
+def _learnt(facts: "Facts", tokens: Tokens) -> np.ndarray:
+    """An answer up to the control token that closes it: templates write a line end after that."""
+    closers = [i for i, token in enumerate(tokens.tolist()) if token in facts.control_ids]
+    return np.arange(len(tokens)) <= (closers[-1] if closers else len(tokens))
+
+
+def _until_closed(tokenizer: Any, made: EncodedExample) -> EncodedExample:
+    """Cut after the last token that is learnt; close the answer where a template does not."""
+    learnt = np.flatnonzero(made.loss_mask)
+    if not len(learnt):
+        raise SkipRow("empty completion")
+    facts = _facts_of(tokenizer)
+    end = learnt[-1] + 1
+    if int(made.tokens[end - 1]) in facts.control_ids:
+        return EncodedExample(made.tokens[:end], made.loss_mask[:end])
+    tokens = np.append(made.tokens[:end], np.int32(facts.eos_id))
+    return EncodedExample(tokens, np.append(made.loss_mask[:end], True))
 
 
 class Facts(NamedTuple):

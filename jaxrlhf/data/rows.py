@@ -13,6 +13,7 @@ This file reads no files.
 """
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -142,7 +143,10 @@ class Loaded(Generic[T]):
 
     def at_row(self, row: int) -> T:
         """The item made from row number `row`."""
-        return self.items[self.index.index(row)]
+        i = bisect_left(self.index, row)  # stages leave rows out, but never reorder them
+        if i == len(self) or self.index[i] != row:
+            raise KeyError(row)
+        return self.items[i]
 
 
 def loaded(items: "Sequence[T] | Loaded[T]", *, name: str = "data") -> Loaded[T]:

@@ -8,6 +8,8 @@ another config is an error that lists the differences.
 import dataclasses
 import json
 import logging
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -31,7 +33,14 @@ log = logging.getLogger(__name__)
 Settings = TypeVar("Settings")
 
 # Fields that may differ when a run is continued: they change what is written, not what is learned.
-HARMLESS = ("output_dir", "save_steps", "keep_checkpoints", "tensorboard", "wandb_project")
+HARMLESS = (
+    "output_dir",
+    "save_steps",
+    "keep_checkpoints",
+    "tensorboard",
+    "wandb_project",
+    "stages",
+)
 
 
 class ModelConfig(Config):
@@ -188,7 +197,8 @@ class Stage:
     def __init__(self, config: StageConfig):
         self.config = config
         self.folder = Path(config.output_dir)
-        self._refuse_another_config()
+        self.started = time.monotonic()
+        refuse_another_config(self.folder, config)
 
     @property
     def model_dir(self) -> Path:
@@ -197,7 +207,7 @@ class Stage:
     def summary(self) -> dict[str, Any] | None:
         """Headline figures of a finished stage; None while it is not finished."""
         path = self.folder / "done.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def begin(self) -> None:
         """Write the resolved config."""
@@ -226,25 +236,28 @@ class Stage:
         }
 
     def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Mark the stage finished; written last and atomically."""
-        write_json(self.folder / "done.json", dict(summary))
-        return dict(summary)
+        """Mark the stage finished; written last and atomically. Adds its wall-clock seconds."""
+        whole = {**summary, "seconds": time.monotonic() - self.started}
+        write_json(self.folder / "done.json", whole)
+        return whole
 
-    def _refuse_another_config(self) -> None:
-        path = self.folder / "config.yaml"
-        if not path.is_file():
-            return
-        before = config_file.read(path).values
-        changed = [
-            f"{name}: {old!r} there, {new!r} now"
-            for name, old, new in differences(before, self.config)
-            if name.split(".")[-1] not in HARMLESS
-        ]
-        if changed:
-            raise UserError(
-                f"{self.folder} holds a run with another config ({'; '.join(changed)}); choose "
-                "another output_dir, or delete that folder to start again"
-            )
+
+def refuse_another_config(folder: Path, config: Config) -> None:
+    """Raise where `folder` holds a run with other settings, and list them."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    before = config_file.read(path).values
+    changed = [
+        f"{name}: {old!r} there, {new!r} now"
+        for name, old, new in differences(before, config)
+        if name.split(".")[-1] not in HARMLESS
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another config ({'; '.join(changed)}); choose another "
+            "output_dir, or delete that folder to start again"
+        )
 
 
 def train(
@@ -317,6 +330,17 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
     temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def device_line() -> str:
+    """The hardware that arrays live on, for a results page."""
+    devices = jax.devices()
+    kind = f"{len(devices)} x {devices[0].device_kind}"
+    return f"{kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}"
 
 
 def save_lm(folder: Path, lm: LM, params: Any, tokenizer: Any) -> None:

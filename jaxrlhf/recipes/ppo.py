@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
@@ -18,7 +17,7 @@ from jaxrlhf import rewards
 from jaxrlhf.algorithms import ppo as algorithm
 from jaxrlhf.algorithms.rollouts import Truncation
 from jaxrlhf.data import pipeline
-from jaxrlhf.errors import ConfigError, UserError
+from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy, lowest_and_random
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.models import make_scalar_model
@@ -118,6 +117,7 @@ def run(
         optimizer,
         sampling,
         settings,
+        value_network=scalar[0] if scalar else None,
         truncation=make_truncation(config.truncation, tokenizer),
         chunk_size=config.chunk_size,
     )
@@ -195,13 +195,7 @@ def initial_value(config: PPOConfig, lm, reference, scalar) -> dict[str, Any]:
     if scalar is None or shared:
         value = make_scalar_model(lm.config).init(key, reference, zero=True)
         return {"head": value["head"]} if shared else value
-    model, params = scalar
-    if model.config != lm.config:
-        raise UserError(
-            "the value network starts from the reward model, which has another size than the "
-            "policy: set ppo.value_model=shared"
-        )
-    return jax.tree.map(jnp.copy, params)
+    return scalar[1]
 
 
 def make_truncation(config: TruncationConfig, tokenizer) -> Truncation | None:

@@ -102,8 +102,8 @@ def run(config: RewardConfig) -> dict[str, Any]:
     )
     params = standard(state.params)
     common.save_scalar(stage.model_dir, model, params, tokenizer)
-    if test:
-        save_pair_scores(stage, pair_scores(model, params, test, config.batch_size, mesh))
+    if test:  # margins are log-odds before the normalisation, which would spoil the calibration
+        save_pair_scores(stage, pair_scores(model, state.params, test, config.batch_size, mesh))
     return stage.finish({"steps": steps, "pairs": len(train), **stage.last_metrics()})
 
 

@@ -13,10 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jaxrlhf.config import Config
-from jaxrlhf.errors import ConfigError
+from jaxrlhf.config import Config, save_resolved
 from jaxrlhf.progress import console, table
 from jaxrlhf.recipes import common, ppo, report_rlhf, reward, sample, sft, simulate_labels, tasks
+from jaxrlhf.recipes.ppo import PPOConfig
+from jaxrlhf.recipes.reward import RewardConfig
+from jaxrlhf.recipes.sample import SampleConfig
+from jaxrlhf.recipes.sft import SFTConfig
+from jaxrlhf.recipes.simulate_labels import SimulateLabelsConfig
 
 STAGES = ("pretrain", "sft", "sample", "label", "reward", "ppo", "report")
 
@@ -30,22 +34,21 @@ class RLHFConfig(Config):
     stages: tuple[Literal["pretrain", "sft", "sample", "label", "reward", "ppo", "report"], ...] = (
         Field(default=STAGES, description="run these only; the ones before must be finished")
     )
-    task: tasks.SandboxTask | tasks.SentimentTask | tasks.FilesTask = Field(
-        default=tasks.SandboxTask(), discriminator="kind", description="data and judge"
-    )
-    pretrain: sft.SFTConfig = Field(default=sft.SFTConfig(), description="language model")
-    sft: sft.SFTConfig | None = Field(
+    task: tasks.TaskConfig = Field(default=tasks.TaskConfig(), description="data and judge")
+    pretrain: SFTConfig = Field(default=SFTConfig(), description="language model")
+    sft: SFTConfig | None = Field(
         default=None, description="fine-tuning on demonstrations; null: none"
     )
-    sample: sample.SampleConfig = Field(
-        default=sample.SampleConfig(), description="answers to compare; unused with ready preferences"
+    sample: SampleConfig = Field(
+        default=SampleConfig(),
+        description="answers to compare; unused with ready preferences",
     )
-    label: simulate_labels.SimulateLabelsConfig = Field(
-        default=simulate_labels.SimulateLabelsConfig(),
+    label: SimulateLabelsConfig = Field(
+        default=SimulateLabelsConfig(),
         description="who compares; unused with ready preferences",
     )
-    reward: reward.RewardConfig = Field(default=reward.RewardConfig(), description="reward model")
-    ppo: ppo.PPOConfig = Field(default=ppo.PPOConfig(), description="reinforcement learning")
+    reward: RewardConfig = Field(default=RewardConfig(), description="reward model")
+    ppo: PPOConfig = Field(default=PPOConfig(), description="reinforcement learning")
     test_preferences: int = Field(
         default=500, ge=1, description="labelled pairs kept to test the reward model"
     )
@@ -57,11 +60,10 @@ CONFIG = RLHFConfig
 def run(config: RLHFConfig) -> dict[str, Any]:
     """Run the stages; the summary has the figures of the report."""
     folder = Path(config.output_dir)
+    common.refuse_another_config(folder, config)
+    save_resolved(config, folder)
     task = config.task.prepare(folder / "data", seed=config.seed)
     work = plan(config, task)
-    unknown = [name for name in config.stages if name not in STAGES]
-    if unknown:
-        raise ConfigError(f"stages: unknown {unknown}")
     summary: dict[str, Any] = {}
     for number, (name, action) in enumerate(work.items(), start=1):
         if name not in config.stages:
@@ -87,7 +89,11 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
 
     work: dict[str, Callable[[], dict[str, Any]]] = {}
     pretrain = stage(
-        "pretrain", config.pretrain, data__train=task.corpus, tokenizer__path=task.tokenizer
+        "pretrain",
+        config.pretrain,
+        data__train=task.corpus,
+        data__test=task.test_corpus,
+        tokenizer__path=task.tokenizer,
     )
     work["pretrain"] = lambda: sft.run(pretrain)
     if config.sft:
@@ -100,14 +106,12 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
         work["sft"] = lambda: sft.run(tuned)
     preferences, test_preferences = task.preferences, task.test_preferences
     if not (preferences or config.reward.data.train):
-        samples = stage(
-            "sample", config.sample, model_path=policy, prompts__files=task.prompts
-        )
+        samples = stage("sample", config.sample, model_path=policy, prompts__files=task.prompts)
+        world = config.task.sandbox.world
         labels = stage(
             "label",
-            config.label,
+            config.label.model_copy(update={"world": world}),
             samples=str(root / "sample" / "samples.jsonl"),
-            world=getattr(config.task, "world", None),
             test_pairs=config.test_preferences,
         )
         work["sample"] = lambda: sample.run(samples)

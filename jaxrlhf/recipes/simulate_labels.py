@@ -12,6 +12,7 @@ from pydantic import Field
 
 from jaxrlhf.config import Config
 from jaxrlhf.data import preferences, sources
+from jaxrlhf.errors import UserError
 from jaxrlhf.recipes import common
 from jaxrlhf.sandbox import make_world
 from jaxrlhf.sandbox.labeller import Labeller, count_labels, gold_utility
@@ -48,13 +49,16 @@ class SimulateLabelsConfig(common.StageConfig):
         default=WorldConfig(), description="whose gold reward the labeller follows"
     )
     labeller: LabellerConfig = Field(default=LabellerConfig(), description="how it judges")
+    test_pairs: int = Field(
+        default=0, ge=0, description="the last pairs go to test_preferences.jsonl instead"
+    )
 
 
 CONFIG = SimulateLabelsConfig
 
 
 def run(config: SimulateLabelsConfig) -> dict[str, Any]:
-    """Write `preferences.jsonl`: prompt, chosen, rejected, and label where labels are soft."""
+    """Write `preferences.jsonl`: prompt, chosen, rejected; and label where labels are soft."""
     stage = common.Stage(config)
     if summary := stage.summary():
         return summary
@@ -77,7 +81,12 @@ def run(config: SimulateLabelsConfig) -> dict[str, Any]:
         probability = record.pop("probability")
         soft = {"label": probability} if config.labeller.soft_labels else {}
         records.append(record | soft)
-    preferences.write_rows(stage.folder / "preferences.jsonl", records)
+    if len(records) <= config.test_pairs:
+        raise UserError(f"test_pairs = {config.test_pairs}: there are only {len(records)} pairs")
+    cut = len(records) - config.test_pairs
+    preferences.write_rows(stage.folder / "preferences.jsonl", records[:cut])
+    if config.test_pairs:
+        preferences.write_rows(stage.folder / "test_preferences.jsonl", records[cut:])
     counts = count_labels(labels)
     return stage.finish(
         {

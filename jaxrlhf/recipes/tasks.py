@@ -1,20 +1,28 @@
-"""What the `rlhf` pipeline is about: where its texts, prompts and preferences come from, who judges.
+"""What the `rlhf` pipeline is about: where texts, prompts and preferences come from, who judges.
 
 A task writes its files once and names them; everything after reads files. The sandbox is a world
-of our own, whose gold reward labels and judges.
+of our own, whose gold reward labels and judges. The sentiment task is that of Ziegler et al. 2019:
+real sentences, real labels, and a judge that has seen neither the reward model's labels nor it.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from jaxrlhf.config import Config
-from jaxrlhf.data import preferences
+from jaxrlhf.data import preferences, sources
 from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.data.rows import Rows, shorten
+from jaxrlhf.errors import DataError
 from jaxrlhf.evals.policy import Judge
+from jaxrlhf.evals.sentiment import fit_judge
 from jaxrlhf.recipes.simulate_labels import WorldConfig
+from jaxrlhf.sandbox.protocol import generator, unit_hash
+
+TEST_DOCUMENTS = 512
 
 
 class Task(NamedTuple):
@@ -22,6 +30,7 @@ class Task(NamedTuple):
 
     tokenizer: str | None = None
     corpus: tuple[str, ...] = ()
+    test_corpus: tuple[str, ...] = ()
     demonstrations: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     test_prompts: tuple[str, ...] = ()
@@ -33,7 +42,6 @@ class Task(NamedTuple):
 class SandboxTask(Config):
     """A sandbox world: its corpus, demonstrations, prompts, and gold as the judge."""
 
-    kind: Literal["sandbox"] = Field(default="sandbox", description="a world made by a program")
     world: WorldConfig = Field(default=WorldConfig(), description="which world")
     documents: int = Field(default=20_000, ge=1, description="pre-training documents")
     demonstrations: int = Field(default=2_000, ge=1, description="fine-tuning examples")
@@ -47,6 +55,7 @@ class SandboxTask(Config):
         tokenizers.word_tokenizer(world.words()).save_pretrained(folder / "tokenizer")
         made = {
             "corpus": world.corpus(self.documents, seed=seed),
+            "test_corpus": world.corpus(TEST_DOCUMENTS, seed=seed + 1_000_000),
             "demonstrations": world.demonstrations(self.demonstrations, seed=seed),
             "prompts": world.prompts(self.prompts, seed=seed),
             "test_prompts": world.prompts(self.test_prompts, seed=seed, split="test"),
@@ -62,10 +71,138 @@ class SandboxTask(Config):
         return Task(tokenizer=str(folder / "tokenizer"), judge=judge, **files)
 
 
-class FilesTask(Config):
-    """Real data: the stages name their own files, and nobody judges."""
+class SentimentTask(Config):
+    """Continue the opening of a review so that it is positive (Ziegler et al. 2019, section 3.1).
 
-    kind: Literal["files"] = Field(default="files", description="the stages name their files")
+    The labelled training sentences are halved by a hash of their text: one half makes the reward
+    model's pairs, the prompts and the demonstrations; the judge is fitted on the other. Held-out
+    openings and test pairs are of the development sentences, which no stage is trained on. The
+    language model reads phrases of both halves, without labels.
+    """
+
+    sst2: str = Field(
+        default="../shared/data/sst2",
+        description="folder of {train_sentences,dev_sentences,train_phrases}.jsonl.gz, whose rows "
+        "have `sentence` and `label` (1: positive)",
+    )
+    texts: tuple[str, ...] = Field(
+        default=(), description="further plain text for pre-training; made to look like SST-2"
+    )
+    opening_words: int = Field(default=4, ge=1, description="words of a sentence in its prompt")
+    shortest_phrase: int = Field(
+        default=4, ge=1, description="words; shorter phrases and sentences are not pre-trained on"
+    )
+    pairs_per_sentence: int = Field(
+        default=4, ge=1, description="random negatives a positive sentence is preferred over"
+    )
 
     def prepare(self, folder: Path, *, seed: int) -> Task:
-        return Task()
+        """Write the files, a function of the data and the seed, and fit the judge."""
+        train, held_out = (_labelled(self.sst2, f"{name}_sentences") for name in ("train", "dev"))
+        halves: dict[str, list[Labelled]] = {"reward": [], "judge": []}
+        for row in train:
+            halves[_half(row.text)].append(row)
+        mine, judged = halves["reward"], halves["judge"]
+        judge = fit_judge([row.text for row in judged], [row.label for row in judged])
+        words = self.opening_words
+        seen = {_opening(row.text, words) for row in mine}
+        unseen = {_opening(row.text, words) for row in held_out} - seen
+        made = {
+            "corpus": [{"text": text} for text in self._corpus()],
+            "demonstrations": [
+                {"prompt": start, "completion": row.text[len(start) :]}
+                for row in mine
+                if (start := _opening(row.text, words))
+            ],
+            "prompts": [{"prompt": start} for start in sorted(seen - {""})],
+            "test_prompts": [{"prompt": start} for start in sorted(unseen - {""})],
+            "preferences": _pairs(mine, self.pairs_per_sentence, seed=seed),
+            "test_preferences": _pairs(held_out, self.pairs_per_sentence, seed=seed),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in made.items():
+            if not rows:
+                raise DataError(f"{self.sst2}: leaves no {name} (opening_words = {words})")
+            preferences.write_rows(folder / f"{name}.jsonl", rows)
+        return Task(judge=judge, **{name: (str(folder / f"{name}.jsonl"),) for name in made})
+
+    def _corpus(self) -> Iterator[str]:
+        phrases = (row.text for row in _labelled(self.sst2, "train_phrases"))
+        more = (s for file in self.texts for s in _sentences(sources.load_rows(file)))
+        for text in (*phrases, *more):
+            if len(text.split()) >= self.shortest_phrase:
+                yield text
+
+
+class Labelled(NamedTuple):
+    """A sentence and whether it is positive (1) or negative (0)."""
+
+    text: str
+    label: int
+
+
+def _labelled(folder: str, name: str) -> list[Labelled]:
+    rows = sources.load_rows(Path(folder).expanduser() / f"{name}.jsonl.gz")
+    found = []
+    for number, row in enumerate(rows):
+        text, label = row.get("sentence"), row.get("label")
+        if not isinstance(text, str) or label not in (0, 1):
+            what = f"needs a text `sentence` and a `label` of 0 or 1, and has {shorten(row)}"
+            raise DataError(f"{rows.where(number)}: {what}")
+        found.append(Labelled(" ".join(text.split()), label))
+    return found
+
+
+def _half(sentence: str) -> str:
+    return "reward" if unit_hash("sentiment half", sentence) < 0.5 else "judge"
+
+
+def _opening(sentence: str, words: int) -> str:
+    """The first words; nothing where fewer than two would be left to say."""
+    parts = sentence.split()
+    return " ".join(parts[:words]) if len(parts) >= words + 2 else ""
+
+
+def _pairs(rows: Sequence[Labelled], count: int, *, seed: int) -> list[dict[str, str]]:
+    """Each positive sentence before `count` random negative ones, no prompt."""
+    rng = generator("sentiment pairs", seed)
+    good = [row.text for row in rows if row.label == 1]
+    bad = [row.text for row in rows if row.label == 0]
+    return [
+        {"chosen": text, "rejected": bad[int(i)]}
+        for text in good
+        for i in rng.choice(len(bad), count)
+    ]
+
+
+def _sentences(rows: Rows) -> Iterator[str]:
+    """Sentences of plain text in SST-2's manner: lower-case, blanks around punctuation marks."""
+    for row in rows:
+        text = re.sub(r"(?<=[a-z)])\.(?=[A-Z])", ". ", row["text"]).lower()
+        text = re.sub(r" @([-,.])@ ", r"\1", text)
+        text = re.sub(r"([()\"?!;:]|[.,](?=\s|$)|n't\b|'(?:s|re|ve|ll|d|m)\b)", r" \1 ", text)
+        text = " ".join(text.split())
+        if text.startswith("="):  # a heading of WikiText
+            continue
+        yield from (s for s in re.split(r"(?<= [.?!]) ", text) if "<unk>" not in s)
+
+
+class TaskConfig(Config):
+    """Which task, and its settings."""
+
+    kind: Literal["sandbox", "sentiment", "files"] = Field(
+        default="sandbox",
+        description="a world made by a program; positive continuations on SST-2; or files that the "
+        "stages name themselves",
+    )
+    sandbox: SandboxTask = Field(default=SandboxTask(), description="used with kind: sandbox")
+    sentiment: SentimentTask = Field(
+        default=SentimentTask(), description="used with kind: sentiment"
+    )
+
+    def prepare(self, folder: Path, *, seed: int) -> Task:
+        """Write the task's files into `folder` and name them."""
+        if self.kind == "files":
+            return Task()
+        task = self.sandbox if self.kind == "sandbox" else self.sentiment
+        return task.prepare(folder, seed=seed)

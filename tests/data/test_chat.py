@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from realdata import shared_data
 
-from jaxrlhf.data import chat, dialogue, formats, tokenizer
+from jaxrlhf.data import arrays, chat, dialogue, formats, tokenizer
 from jaxrlhf.data.formats import Example, Preference, Prompt, Text
 from jaxrlhf.data.rows import BadRow, Rows, SkipRow
 from jaxrlhf.errors import DataError
@@ -232,6 +232,55 @@ def test_prompt_is_a_prefix_and_nothing_is_lost(bpe, seed):
     assert text == dialogue.render([*messages, bot(completion)])
 
 
+def test_many_rows_at_once_are_as_one_by_one(bpe):
+    rng = random.Random(1)
+    texts = [random_text(rng) + "x" for _ in range(60)]
+    rows = Rows(
+        [
+            {"prompt": a, "chosen": b, "rejected": c + "!", "text": a, "completion": b}
+            for a, b, c in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+        ]
+    )
+    for items, encode in (
+        (formats.texts(rows), lambda item: [chat.encode_text(bpe, item.text)]),
+        (formats.prompts(rows), lambda item: [chat.encode_prompt(bpe, item)]),
+        (formats.examples(rows), lambda item: chat.encode_example(bpe, item)),
+        (formats.preferences(rows), lambda item: chat.encode_preference(bpe, item)),
+    ):
+        together = chat.encode_rows(bpe, items)
+        for i, item in enumerate(items):
+            one = together[i] if isinstance(together[i], tuple) else (together[i],)
+            for a, b in zip(one, encode(item), strict=False):
+                assert np.array_equal(a, b)
+
+
+class WithoutOffsets:
+    """A tokenizer as the pure Python ones are: it cannot say which characters a token covers."""
+
+    is_fast = False
+
+    def __init__(self, tok):
+        self.tok = tok
+
+    def __getattr__(self, name):
+        return getattr(self.tok, name)
+
+    def __len__(self):
+        return len(self.tok)
+
+    def __call__(self, *args, **options):
+        return self.tok(*args, **options)
+
+
+def test_cut_inside_a_token_loses_nothing():
+    """ "ab" is one token, so "a" + "bc" is cut in the middle of it: a, b, c."""
+    tok = tokenizer.train_tokenizer(["ab ab ab ab"], vocab_size=262)
+    assert len(tok("abc")["input_ids"]) == 2
+    for one in (tok, WithoutOffsets(tok)):
+        tokens, mask = chat.encode_example(one, Example("a", "bc"))
+        assert tok.decode(tokens) == "abc<eos>" and mask.tolist() == [False, True, True, True]
+
+
 def test_real_tokenizers_prefix_property(real):
     rng = random.Random(0)
     for _ in range(60):
@@ -287,3 +336,22 @@ def test_text_item_and_string_are_alike(bpe):
     item = chat.encode_rows(bpe, formats.texts(Rows([{"text": "hi"}])))[0]
     assert isinstance(formats.texts(Rows([{"text": "hi"}]))[0], Text)
     assert np.array_equal(item.tokens, chat.encode_text(bpe, "hi")) and item.loss_mask.all()
+
+
+def test_row_numbers_survive_every_stage(words):
+    """Row 0 is malformed, row 2 holds a control token, row 3 is too long: 1 and 4 are left."""
+    texts = ["", "a b", "c <eos>", "a b c d", "d"]
+    rows = Rows([{"prompt": text, "n": i} for i, text in enumerate(texts)])
+    prompts = formats.prompts(rows, on_bad_row="skip")
+    encoded = chat.encode_rows(words, prompts)
+    data = arrays.prompts(encoded, length=3, pad_id=0)
+    assert data.columns["row"].tolist() == [1, 4]
+    assert data.columns["prompt_tokens"].tolist() == [[0, 4, 5], [0, 0, 7]]
+    assert [prompts.at_row(row).columns["n"] for row in data.columns["row"]] == [1, 4]
+    assert data.skipped.counts == {
+        "empty text": 1,
+        "control token in text": 1,
+        "longer than 3 tokens": 1,
+    }
+    with pytest.raises(KeyError):
+        encoded.at_row(2)

@@ -91,4 +91,5 @@ def test_equal_rows_make_equal_files(tmp_path):
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         preferences.write_rows(tmp_path / name, [{"a": "ü"}])
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert (tmp_path / "a.jsonl.gz").read_bytes()[4:8] == bytes(4)  # no time stamp
     assert gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()).decode() == '{"a": "ü"}\n'

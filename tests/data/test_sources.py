@@ -146,8 +146,13 @@ def test_bad_gzip(write, tmp_path):
         DataError, match=r"a.jsonl.gz: broken gzip data after line \d+: .*ended before"
     ):
         load_rows(path)
-    path.write_bytes(zipped[:5000] + bytes(100) + zipped[5100:])
-    with pytest.raises(DataError, match=r"a.jsonl.gz"):
+    path.write_bytes(zipped[:10] + b"\xff" * 100)  # a block of no known kind
+    with pytest.raises(DataError, match=r"a.jsonl.gz: broken gzip data at the start: .*invalid"):
+        load_rows(path)
+    path.write_bytes(zipped[:-8] + bytes(8))  # all there, but the checksum is another
+    with pytest.raises(
+        DataError, match=r"a.jsonl.gz: broken gzip data after line 20000: CRC check"
+    ):
         load_rows(path)
     path.write_bytes(text)
     with pytest.raises(

@@ -39,9 +39,8 @@ def test_an_empty_mask_gives_zero_and_no_gradient() -> None:
     np.testing.assert_array_equal(masked.whiten(x, nothing, shift_mean=True), [0.0, 0.0])
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e30])
 def test_what_is_masked_changes_neither_value_nor_gradient(
-    ragged: tuple[np.ndarray, np.ndarray], poison: float
+    ragged: tuple[np.ndarray, np.ndarray],
 ) -> None:
     x, mask = ragged
     weights = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
@@ -51,10 +50,12 @@ def test_what_is_masked_changes_neither_value_nor_gradient(
 
     for fn in (masked.sum, masked.mean, masked.var, whitened):
         grad = jax.jit(jax.value_and_grad(fn))
-        clean, dirty = grad(x, mask), grad(np.where(mask, x, np.float32(poison)), mask)
-        assert float(clean[0]) == float(dirty[0])
-        np.testing.assert_array_equal(clean[1], dirty[1])
-        assert np.all(np.isfinite(dirty[1])) and not np.any(np.asarray(dirty[1])[~mask])
+        clean = grad(x, mask)
+        assert np.all(np.isfinite(clean[1])) and not np.any(np.asarray(clean[1])[~mask])
+        for poison in (np.nan, np.inf, -np.inf, 1e30):
+            dirty = grad(np.where(mask, x, np.float32(poison)), mask)
+            assert float(clean[0]) == float(dirty[0])
+            np.testing.assert_array_equal(clean[1], dirty[1])
 
 
 def test_whitening_oracle() -> None:
