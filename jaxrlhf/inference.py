@@ -339,10 +339,12 @@ def _before_response(x, response_length):
 
 
 def _left_pad(tokens, mask, pad_id):
-    """Move the real tokens of each row to its end, in their order."""
-    order = jnp.argsort(mask, axis=1, stable=True)
-    tokens = jnp.take_along_axis(tokens.astype(jnp.int32), order, axis=1)
-    mask = jnp.take_along_axis(mask, order, axis=1)
+    """Roll each row to the right until its last column is real."""
+    width = tokens.shape[1]
+    after = jnp.argmax(mask[:, ::-1], axis=1)  # columns after the last real one
+    source = (jnp.arange(width)[None, :] - after[:, None]) % width
+    tokens = jnp.take_along_axis(tokens.astype(jnp.int32), source, axis=1)
+    mask = jnp.take_along_axis(mask, source, axis=1)
     return jnp.where(mask, tokens, pad_id), mask
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxrlhf import sharding
+from jaxrlhf import monitoring, sharding
 from jaxrlhf.algorithms.base import Algorithm, Batch, State
 from jaxrlhf.errors import NonFiniteError
 
@@ -39,7 +39,7 @@ Hook = Callable[[int, State, Batch | None], Mapping[str, float]]
 
 
 class Stopped(SystemExit):
-    """SIGTERM or SIGINT arrived; the state was saved at a step boundary. Exits 0."""
+    """SIGTERM arrived; the state was saved at a step boundary. Exits 0."""
 
 
 def fit(
@@ -87,7 +87,8 @@ def fit(
     state = store.restore(_with_layout(abstract, layout), batches) if store else None
     if state is None:
         state = jax.jit(algorithm.init, out_shardings=layout)(params, root)
-    first = int(state.step)
+    first, counter = int(state.step), monitoring.compilations()
+    kept = first  # step of the newest checkpoint; 0 is none
     log = open_log(first) if open_log else None
 
     def next_batch() -> Batch:
@@ -98,23 +99,30 @@ def fit(
             if first == 0:
                 _write(log, 0, _run_hooks(hooks, 0, state, None))
             for step in range(first, steps):
+                compiled, compile_s = counter.count, counter.seconds
                 collect_key, update_key = jax.random.split(jax.random.fold_in(root, step))
                 batch, collected = algorithm.collect(state, next_batch, collect_key)
                 batch = sharding.shard_batch(mesh, batch)
                 started = time.perf_counter()
-                state, metrics = update(state, batch, update_key)
-                metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
-                metrics["time/update_s"] = time.perf_counter() - started
-                metrics |= {name: float(x) for name, x in collected.items()}
-                _check_finite(step + 1, metrics, save_steps if store else 0)
+                state, updated = update(state, batch, update_key)
+                metrics = _floats(jax.device_get(updated)) | _floats(collected)
+                metrics |= {
+                    "time/update_s": time.perf_counter() - started,
+                    "time/compilations": counter.count - compiled,
+                    "time/compile_s": counter.seconds - compile_s,
+                    "time/peak_memory_mib": monitoring.peak_memory_mib(),
+                }
+                _check_finite(step + 1, metrics, kept)
                 metrics |= _run_hooks(hooks, step + 1, state, batch)
                 _write(log, step + 1, metrics)
                 if on_step:
                     on_step(step + 1, metrics)
-                last = step + 1 == steps or stop.is_set()
-                if store and (last or (save_steps and (step + 1) % save_steps == 0)):
+                last, stopping = step + 1 == steps, stop.is_set()
+                due = save_steps and (step + 1) % save_steps == 0
+                if store and (last or stopping or due):
                     store.save(step + 1, state, batches)
-                if stop.is_set() and step + 1 < steps:
+                    kept = step + 1
+                if stopping and not last:
                     raise Stopped(0)
     finally:
         if log:
@@ -144,8 +152,12 @@ def _with_layout(abstract: Any, layout: Any) -> Any:
 def _run_hooks(hooks, step, state, batch) -> dict[str, float]:
     metrics = {}
     for hook in hooks:
-        metrics |= {name: float(x) for name, x in hook(step, state, batch).items()}
+        metrics |= _floats(hook(step, state, batch))
     return metrics
+
+
+def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(x) for name, x in metrics.items()}
 
 
 def _write(log: Log | None, step: int, metrics: Mapping[str, float]) -> None:
@@ -153,18 +165,17 @@ def _write(log: Log | None, step: int, metrics: Mapping[str, float]) -> None:
         log.write(step, metrics)
 
 
-def _check_finite(step: int, metrics: Mapping[str, float], save_steps: int) -> None:
+def _check_finite(step: int, metrics: Mapping[str, float], kept: int) -> None:
     bad = {name: x for name, x in metrics.items() if not np.isfinite(x)}
     if bad:
         shown = ", ".join(f"{name} is {x}" for name, x in sorted(bad.items()))
-        kept = (step - 1) // save_steps * save_steps if save_steps else 0
         ending = f"; the checkpoint of step {kept} is kept" if kept else ""
         raise NonFiniteError(f"step {step}: {shown}; training stopped{ending}")
 
 
 @contextmanager
 def _stop_signals():
-    """An event that SIGTERM and SIGINT set, so that the loop can end at a step boundary."""
+    """An event that SIGTERM sets, so that the loop can end at a step boundary."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrlhf import inference
+from jaxrlhf.errors import NonFiniteError, UserError
 from jaxrlhf.models.heads import ScalarModel
 
 
@@ -33,18 +34,21 @@ def as_scores(scores: Any, *, batch_size: int) -> jax.Array:
     """Float32 scores `[B]` from whatever a reward returned.
 
     Raises:
-      ValueError: not one number a sequence, or not finite.
+      UserError: not one number a sequence.
+      NonFiniteError: a score is NaN or infinite.
     """
     scores = jnp.asarray(scores)
     if scores.shape != (batch_size,):
-        raise ValueError(
+        raise UserError(
             f"a reward must return one score a sequence: shape ({batch_size},), got {scores.shape}"
         )
     scores = scores.astype(jnp.float32)
     finite = np.isfinite(np.asarray(scores))
     if not finite.all():
         row = int(np.argmin(finite))
-        raise ValueError(f"the reward of row {row} is {float(scores[row])}, not a finite number")
+        raise NonFiniteError(
+            f"the reward of row {row} is {float(scores[row])}, not a finite number"
+        )
     return scores
 
 

@@ -185,7 +185,12 @@ def ppo(
         }
         jax.block_until_ready(batch)
         finished = time.perf_counter()
-        times = {"time/generate_s": generated - started, "time/score_s": finished - generated}
+        sampled = int(np.asarray(rollout.response_mask).sum())
+        times = {
+            "time/generate_s": generated - started,
+            "time/score_s": finished - generated,
+            "time/generated_tokens_per_s": sampled / (generated - started),
+        }
         return batch, times
 
     def forward(params, tokens, mask):

@@ -30,6 +30,11 @@ def check_sampling(sampling: Sampling) -> None:
             f"top_k {sampling.top_k}, top_p {sampling.top_p}, min_p {sampling.min_p}: PPO scores "
             "the full distribution, so it must sample from it; use top_k 0, top_p 1, min_p 0"
         )
+    if not sampling.unfiltered:
+        raise ValueError(
+            f"min_new_tokens {sampling.min_new_tokens}: PPO scores the full distribution, in which "
+            "the stop token is never forbidden; use 0 (truncation.after shows the reward more)"
+        )
 
 
 def visible(rollout: Generation, truncation: Truncation | None) -> tuple[Array, Array]:

@@ -68,6 +68,7 @@ def texts(
     """Rows as plain text, for pre-training and for training tokenizers.
 
     Conversations are rendered as Human/Assistant dialogue, whatever the tokenizer's own format.
+    A preference pair is two texts, the prompt with either answer: a language model may read both.
 
     Args:
       rows: what to read.
@@ -76,6 +77,8 @@ def texts(
     Raises:
       DataError: names file, line, column and value; or the nearest column name.
     """
+    if _are_pairs(rows, columns or {}):
+        return _texts_of_pairs(rows, columns or {}, on_bad_row)
     return _read(rows, TEXTS, columns, on_bad_row, "texts")
 
 
@@ -109,6 +112,11 @@ def preferences(
 
 def _text(row: Row) -> Text:
     return Text(row.text("text"))
+
+
+def _text_or_messages(row: Row) -> Text:
+    value = row.content("text")
+    return Text(dialogue.render(value)) if isinstance(value, list) else _text(row)
 
 
 def _text_of_messages(row: Row) -> Text:
@@ -348,6 +356,7 @@ PREFERENCES: Shapes = {
     ("chosen", "rejected"): _implicit,
 }
 OPTIONAL = ("input", "label", "margin")
+SIDES = ("chosen", "rejected")
 
 
 def _read(rows: Rows, shapes: Shapes, columns, on_bad_row: OnBadRow, what: str) -> Loaded:
@@ -358,6 +367,23 @@ def _read(rows: Rows, shapes: Shapes, columns, on_bad_row: OnBadRow, what: str) 
     return convert(
         source, lambda row: function(Row(row, columns)), on_bad_row=on_bad_row, what=what
     )
+
+
+def _are_pairs(rows: Rows, columns: Mapping[str, str]) -> bool:
+    """Whether the rows are preference pairs and nothing that is one text."""
+    present = {name for name in (*_names(TEXTS), *SIDES) if columns.get(name, name) in rows.columns}
+    return present.issuperset(SIDES) and not any(present.issuperset(names) for names in TEXTS)
+
+
+def _texts_of_pairs(rows: Rows, columns: Mapping[str, str], on_bad_row: OnBadRow) -> Loaded[Text]:
+    """Chosen, then rejected, of each row; either side is read as a text or a completion."""
+    _check_mapping(rows, PREFERENCES, columns, "texts of pairs")
+    prompted = columns.get("prompt", "prompt") in rows.columns
+    name, function = ("completion", _text_of_pair) if prompted else ("text", _text_or_messages)
+    views = [Row(row, {**columns, name: columns.get(side, side)}) for row in rows for side in SIDES]
+    index = [i for i in range(len(rows)) for _ in SIDES]
+    source = Loaded(views, index, rows, Skipped())
+    return convert(source, function, on_bad_row=on_bad_row, what="texts")
 
 
 def _check_mapping(rows: Rows, shapes: Shapes, columns: Mapping[str, str], what: str) -> None:

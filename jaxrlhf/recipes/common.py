@@ -67,6 +67,11 @@ class ModelConfig(Config):
         default=8, ge=1, description="the vocabulary is padded to a multiple of this"
     )
 
+    @pydantic.model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        self.build(vocab_size=1)  # raises where, say, the width does not divide by the heads
+        return self
+
     def build(self, vocab_size: int) -> TransformerConfig:
         """The transformer of this size for a tokenizer of `vocab_size` tokens."""
         return transformer_config(
@@ -122,15 +127,27 @@ class MeshConfig(Config):
             raise ValueError("mesh.data = 0: use -1 for all devices, or 1 or more")
         return self
 
-    def build(self) -> jax.sharding.Mesh:
-        return sharding.make_mesh(self.data, self.tensor)
+    def build(self, *, batch_size: int = 0) -> jax.sharding.Mesh:
+        """The mesh, over whose data axis batches of `batch_size` must spread evenly."""
+        mesh = sharding.make_mesh(self.data, self.tensor)
+        ways = mesh.devices.size // self.tensor
+        try:
+            divides("batch_size", batch_size, "the devices of mesh.data", ways)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return mesh
 
 
 class StageConfig(Config):
     """What every stage has."""
 
     output_dir: str = Field(default="runs/run", description="folder of this run")
-    seed: int = Field(default=0, ge=0, description="seed of everything random")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything random")
+
+
+class TrainConfig(StageConfig):
+    """What every training stage has."""
+
     mesh: MeshConfig = Field(default=MeshConfig(), description="devices")
     save_steps: int = Field(
         default=100, ge=0, description="updates between checkpoints; 0: only at the end"
@@ -140,16 +157,10 @@ class StageConfig(Config):
     wandb_project: str | None = Field(
         default=None, description="log to this W&B project (extra: wandb)"
     )
-
-
-class TrainConfig(StageConfig):
-    """What every training stage has."""
-
     optimizer: OptimizerConfig = Field(
         default=OptimizerConfig(), description="Adam and its schedule"
     )
     batch_size: int = Field(default=32, ge=1, description="rows an update")
-    gradient_accumulation_steps: int = Field(default=1, ge=1, description="micro-batches a batch")
     max_steps: int | None = Field(
         default=None, ge=1, description="updates; null: num_train_epochs decides"
     )
@@ -161,6 +172,25 @@ class TrainConfig(StageConfig):
     def steps_for(self, rows: int) -> int:
         """Number of updates for a data set of `rows` rows."""
         return self.max_steps or max(1, round(self.num_train_epochs * rows / self.batch_size))
+
+
+class SupervisedConfig(TrainConfig):
+    """What training stages have that make one update a batch (PPO splits batches its own way)."""
+
+    gradient_accumulation_steps: int = Field(default=1, ge=1, description="micro-batches a batch")
+
+    @pydantic.model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        pieces = self.gradient_accumulation_steps
+        divides("batch_size", self.batch_size, "gradient_accumulation_steps", pieces)
+        return self
+
+
+def divides(name: str, size: int, by: str, ways: int) -> None:
+    """Refuse a batch that does not split evenly."""
+    if size % ways:
+        nearest = -(-size // ways) * ways
+        raise ValueError(f"{name} = {size} does not divide by {by} = {ways}; {nearest} would")
 
 
 def config_of(settings: type) -> type[Config]:
@@ -200,10 +230,6 @@ class Stage:
         self.started = time.monotonic()
         refuse_another_config(self.folder, config)
 
-    @property
-    def model_dir(self) -> Path:
-        return self.folder / "model"
-
     def summary(self) -> dict[str, Any] | None:
         """Headline figures of a finished stage; None while it is not finished."""
         path = self.folder / "done.json"
@@ -214,19 +240,41 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         save_resolved(self.config, self.folder)
 
+    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Mark the stage finished; written last and atomically. Adds its wall-clock seconds."""
+        whole = {**summary, "seconds": time.monotonic() - self.started}
+        write_json(self.folder / "done.json", whole)
+        return whole
+
+
+class TrainingStage(Stage):
+    """The folder of a stage that trains a model."""
+
+    config: TrainConfig
+
+    def __init__(self, config: TrainConfig):
+        super().__init__(config)
+
+    @property
+    def model_dir(self) -> Path:
+        return self.folder / "model"
+
     def store(self) -> checkpoint.Checkpoints:
         return checkpoint.Checkpoints(
             self.folder / "checkpoints", keep=self.config.keep_checkpoints
         )
 
     def open_log(self, first_step: int) -> MetricsWriter:
-        return MetricsWriter(
-            self.folder,
-            resume_step=first_step,
-            tensorboard=self.config.tensorboard,
-            wandb_project=self.config.wandb_project,
-            config=self.config.model_dump(mode="json"),
-        )
+        try:
+            return MetricsWriter(
+                self.folder,
+                resume_step=first_step,
+                tensorboard=self.config.tensorboard,
+                wandb_project=self.config.wandb_project,
+                config=self.config.model_dump(mode="json"),
+            )
+        except ImportError as error:
+            raise ConfigError(str(error)) from error
 
     def last_metrics(self) -> dict[str, float]:
         """Metrics of the last step, timings left out."""
@@ -235,17 +283,12 @@ class Stage:
             name: x for name, x in last.items() if name != "step" and not name.startswith("time/")
         }
 
-    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Mark the stage finished; written last and atomically. Adds its wall-clock seconds."""
-        whole = {**summary, "seconds": time.monotonic() - self.started}
-        write_json(self.folder / "done.json", whole)
-        return whole
-
 
 def refuse_another_config(folder: Path, config: Config) -> None:
-    """Raise where `folder` holds a run with other settings, and list them."""
+    """Raise where `folder` holds a run with other settings and something to lose; list them."""
     path = folder / "config.yaml"
-    if not path.is_file():
+    saved = any(folder.glob("**/done.json")) or any(folder.glob("**/checkpoints/[0-9]*"))
+    if not (path.is_file() and saved):
         return
     before = config_file.read(path).values
     changed = [
@@ -261,7 +304,7 @@ def refuse_another_config(folder: Path, config: Config) -> None:
 
 
 def train(
-    stage: Stage,
+    stage: TrainingStage,
     algorithm: Algorithm,
     params: Any,
     batches: Any,
@@ -345,15 +388,23 @@ def device_line() -> str:
 
 def save_lm(folder: Path, lm: LM, params: Any, tokenizer: Any) -> None:
     """A finished language model with its tokenizer."""
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder, tokenizer)
     checkpoint.save_model(folder, params, kind="lm", config=dataclasses.asdict(lm.config))
 
 
 def save_scalar(folder: Path, model: ScalarModel, params: Any, tokenizer: Any) -> None:
     """A finished reward model with its tokenizer."""
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder, tokenizer)
     config = {"lm": dataclasses.asdict(model.config), "final_norm": model.final_norm}
     checkpoint.save_model(folder, params, kind="scalar", config=config)
+
+
+def save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """An ordinary tokenizer folder; a full disk is the user's to put right, not a bug."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise CheckpointError(f"{folder}: the tokenizer could not be written ({error})") from error
 
 
 def load_lm(folder: str, mesh: jax.sharding.Mesh) -> tuple[LM, Any, Any]:

@@ -7,15 +7,16 @@ is a saved reward model, or any Python callable (`run(config, reward_fn=...)`, o
 
 import importlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
+import pydantic
 from pydantic import Field
 
 from jaxrlhf import rewards
 from jaxrlhf.algorithms import ppo as algorithm
-from jaxrlhf.algorithms.rollouts import Truncation
+from jaxrlhf.algorithms.rollouts import Truncation, check_sampling
 from jaxrlhf.data import pipeline
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy, lowest_and_random
@@ -76,6 +77,16 @@ class PPOConfig(common.TrainConfig):
         default=4, ge=0, description="lowest-scored and random rows a table"
     )
 
+    @pydantic.model_validator(mode="after")
+    def _can_be_learned_from(self) -> Self:
+        check_sampling(self.sampling.with_ids(eos_id=0, pad_id=0))
+        split = self.ppo.model_dump()
+        pieces, parts = split["num_mini_batches"], split["gradient_accumulation_steps"]
+        common.divides("batch_size", self.batch_size, "ppo.num_mini_batches", pieces)
+        rows = self.batch_size // pieces
+        common.divides("a minibatch", rows, "ppo.gradient_accumulation_steps", parts)
+        return self
+
 
 CONFIG = PPOConfig
 
@@ -94,13 +105,14 @@ def run(
     judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Train, save `model/`; the summary has the last step's metrics."""
-    stage = common.Stage(config)
+    stage = common.TrainingStage(config)
     if summary := stage.summary():
         return summary
-    mesh = config.mesh.build()
+    mesh = config.mesh.build(batch_size=config.batch_size)
     lm, reference, tokenizer = common.load_lm(common.required("policy", config.policy), mesh)
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
     sampling = config.sampling.build(tokenizer)
+    rows.leave_room(lm, prompts, sampling, field="prompts")
     scalar = load_reward_model(config, tokenizer, mesh)
     if reward_fn is None:
         reward_fn = make_reward(config, scalar, tokenizer, found)
@@ -130,6 +142,7 @@ def run(
 
     if config.eval_prompts.files:
         held_out, _ = rows.prompts(tokenizer, config.eval_prompts, field="eval_prompts")
+        rows.leave_room(lm, held_out, sampling, field="eval_prompts")
         batches = [held_out.take(np.arange(len(held_out)))]
 
         def evaluate(state) -> dict[str, float]:

@@ -24,13 +24,17 @@ from jaxrlhf.recipes.sample import SamplingConfig
 NORMALISATION_PROMPTS = 256
 
 
-class RewardConfig(common.TrainConfig):
+class RewardConfig(common.SupervisedConfig):
     """Training of a reward model."""
 
     model_path: str | None = Field(default=None, description="language model it starts from")
     data: common.DataConfig = Field(default=common.DataConfig(), description="preference pairs")
     max_length: int = Field(
         default=128, ge=2, description="longest prompt and answer together, in tokens"
+    )
+    over_long: Literal["skip", "truncate_left", "error"] = Field(
+        default="skip",
+        description="longer pairs are left out, lose the start of their prompt, or stop the run",
     )
     final_norm: bool = Field(
         default=True,
@@ -58,14 +62,15 @@ CONFIG = RewardConfig
 
 def run(config: RewardConfig) -> dict[str, Any]:
     """Train, normalise, save `model/`; the summary has accuracy and calibration."""
-    stage = common.Stage(config)
+    stage = common.TrainingStage(config)
     if summary := stage.summary():
         return summary
-    mesh = config.mesh.build()
+    mesh = config.mesh.build(batch_size=config.batch_size)
     lm, lm_params, tokenizer = common.load_lm(
         common.required("model_path", config.model_path), mesh
     )
-    load = {"max_length": config.max_length}
+    rows.check_length(lm, config.max_length)
+    load: dict[str, Any] = {"max_length": config.max_length, "over_long": config.over_long}
     train = rows.pairs(tokenizer, config.data, config.data.train, field="data.train", **load)
     test = None
     if config.data.test:
@@ -104,7 +109,14 @@ def run(config: RewardConfig) -> dict[str, Any]:
     common.save_scalar(stage.model_dir, model, params, tokenizer)
     if test:  # margins are log-odds before the normalisation, which would spoil the calibration
         save_pair_scores(stage, pair_scores(model, state.params, test, config.batch_size, mesh))
-    return stage.finish({"steps": steps, "pairs": len(train), **stage.last_metrics()})
+    unit = {"nats_per_score": nats_per_score(state.params, params)}
+    return stage.finish({"steps": steps, "pairs": len(train), **unit, **stage.last_metrics()})
+
+
+def nats_per_score(trained: Any, standardised: Any) -> float:
+    """What turns a difference of standardised scores back into log-odds."""
+    before, after = (np.linalg.norm(params["head"]["kernel"]) for params in (trained, standardised))
+    return float(before / after)
 
 
 def normaliser(config: RewardConfig, model, tokenizer, train: Arrays, mesh):
@@ -134,6 +146,8 @@ def reference_texts(config: RewardConfig, tokenizer, mesh):
     lm, params, other = common.load_lm(common.required("reference", config.reference), mesh)
     common.same_tokenizer(tokenizer, other, "reference and reward model")
     prompts, _ = rows.prompts(tokenizer, config.prompts, field="prompts")
+    sampling = config.sampling.build(tokenizer)
+    rows.leave_room(lm, prompts, sampling, field="prompts")
     batch = rows.take(prompts, NORMALISATION_PROMPTS).columns
     keys = jax.random.split(jax.random.key(config.seed), len(batch["row"]))
     rollout = inference.generate(
@@ -142,7 +156,7 @@ def reference_texts(config: RewardConfig, tokenizer, mesh):
         batch["prompt_tokens"],
         batch["prompt_mask"],
         keys,
-        config.sampling.build(tokenizer),
+        sampling,
     )
     return rollout.tokens, rollout.mask
 
@@ -159,7 +173,7 @@ def pair_scores(model, params, pairs: Arrays, batch_size: int, mesh):
     return chosen, rejected, pairs.columns["label"]
 
 
-def save_pair_scores(stage: common.Stage, scores) -> None:
+def save_pair_scores(stage: common.TrainingStage, scores) -> None:
     """`pair_scores.json`, for the report's accuracy and calibration plots."""
     names = ("chosen", "rejected", "label")
     values = {name: [float(x) for x in column] for name, column in zip(names, scores, strict=True)}

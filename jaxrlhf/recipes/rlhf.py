@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from jaxrlhf.config import Config, save_resolved
+from jaxrlhf.errors import ConfigError
 from jaxrlhf.progress import console, table
 from jaxrlhf.recipes import common, ppo, report_rlhf, reward, sample, sft, simulate_labels, tasks
 from jaxrlhf.recipes.ppo import PPOConfig
@@ -61,9 +62,11 @@ def run(config: RLHFConfig) -> dict[str, Any]:
     """Run the stages; the summary has the figures of the report."""
     folder = Path(config.output_dir)
     common.refuse_another_config(folder, config)
-    save_resolved(config, folder)
     task = config.task.prepare(folder / "data", seed=config.seed)
     work = plan(config, task)
+    if not set(work) & set(config.stages):
+        raise ConfigError(f"stages: nothing to run; this pipeline has {', '.join(work)}")
+    save_resolved(config, folder)
     summary: dict[str, Any] = {}
     for number, (name, action) in enumerate(work.items(), start=1):
         if name not in config.stages:
@@ -80,12 +83,10 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
     policy = str(root / ("sft" if config.sft else "pretrain") / "model")
 
     def stage(name: str, settings: Any, **empty: Any) -> Any:
-        return filled(
-            settings.model_copy(
-                update={"output_dir": str(root / name), "seed": config.seed, "mesh": config.mesh}
-            ),
-            **empty,
-        )
+        refuse_own(name, settings)
+        given = {"output_dir": str(root / name), "seed": config.seed, "mesh": config.mesh}
+        known = {field: x for field, x in given.items() if field in type(settings).model_fields}
+        return filled(settings.model_copy(update=known), **empty)
 
     work: dict[str, Callable[[], dict[str, Any]]] = {}
     pretrain = stage(
@@ -107,13 +108,12 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
     preferences, test_preferences = task.preferences, task.test_preferences
     if not (preferences or config.reward.data.train):
         samples = stage("sample", config.sample, model_path=policy, prompts__files=task.prompts)
-        world = config.task.sandbox.world
         labels = stage(
             "label",
-            config.label.model_copy(update={"world": world}),
+            config.label,
             samples=str(root / "sample" / "samples.jsonl"),
             test_pairs=config.test_preferences,
-        )
+        ).model_copy(update={"world": config.task.sandbox.world})
         work["sample"] = lambda: sample.run(samples)
         work["label"] = lambda: simulate_labels.run(labels)
         preferences = (str(root / "label" / "preferences.jsonl"),)
@@ -139,6 +139,18 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
     work["ppo"] = lambda: ppo.run(improved, judge=task.judge)
     work["report"] = lambda: report_rlhf.run(config, improved, judge=task.judge)
     return work
+
+
+def refuse_own(name: str, settings: common.StageConfig) -> None:
+    """The pipeline gives every stage its folder, seed and mesh; a stage's own would be ignored."""
+    shared = {"output_dir": "output_dir", "seed": "seed", "mesh": "mesh"}
+    shared |= {"world": "task.sandbox.world"} if name == "label" else {}
+    for field, instead in shared.items():
+        known = type(settings).model_fields.get(field)
+        if known and getattr(settings, field) != known.default:
+            raise ConfigError(
+                f"{name}.{field}: set {instead} once, for the whole pipeline; its stages follow"
+            )
 
 
 def filled(settings: Any, **values: Any) -> Any:

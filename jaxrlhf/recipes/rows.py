@@ -11,6 +11,8 @@ from jaxrlhf.data import arrays, chat, formats, sources
 from jaxrlhf.data.arrays import Arrays
 from jaxrlhf.data.rows import Loaded, Rows
 from jaxrlhf.errors import ConfigError
+from jaxrlhf.inference import Sampling
+from jaxrlhf.models import LM
 from jaxrlhf.recipes.common import DataConfig
 
 
@@ -48,13 +50,20 @@ def encode(tokenizer: Any, found: Loaded, *, data: DataConfig, field: str) -> Lo
 
 
 def pairs(
-    tokenizer: Any, data: DataConfig, files: Sequence[str], *, max_length: int, field: str
+    tokenizer: Any,
+    data: DataConfig,
+    files: Sequence[str],
+    *,
+    max_length: int,
+    over_long: arrays.OverLong = "skip",
+    field: str,
 ) -> Arrays:
     """Preference pairs of some files as arrays."""
     found = read(data, files, formats.preferences, field=field)
     encoded = encode(tokenizer, found, data=data, field=field)
-    rows = arrays.pairs(encoded, length=max_length, pad_id=tokenizer.pad_token_id)
-    return rows
+    return arrays.pairs(
+        encoded, length=max_length, pad_id=tokenizer.pad_token_id, over_long=over_long
+    )
 
 
 def prompts(tokenizer: Any, config: PromptsConfig, *, field: str) -> tuple[Arrays, Loaded]:
@@ -63,7 +72,35 @@ def prompts(tokenizer: Any, config: PromptsConfig, *, field: str) -> tuple[Array
     found = formats.prompts(rows, columns=config.columns)
     encoded = chat.encode_rows(tokenizer, found)
     padded = arrays.prompts(encoded, length=config.max_length, pad_id=tokenizer.pad_token_id)
-    return padded, found
+    return _without_empty_columns(padded), found
+
+
+def _without_empty_columns(prompts: Arrays) -> Arrays:
+    """As wide as the longest prompt: every column costs time in every forward pass."""
+    first = int(np.argmax(prompts.columns["prompt_mask"].any(axis=0)))
+    columns = {name: x if x.ndim == 1 else x[:, first:] for name, x in prompts.columns.items()}
+    return Arrays(columns, prompts.skipped)
+
+
+def leave_room(lm: LM, prompts: Arrays, sampling: Sampling, *, field: str) -> None:
+    """Refuse prompts after which the model has no positions left for an answer."""
+    longest = int(prompts.columns["prompt_mask"].sum(axis=1).max())
+    limit = lm.config.max_positions
+    if longest + sampling.max_new_tokens > limit:
+        raise ConfigError(
+            f"{field}: a prompt of {longest} tokens leaves no room for sampling.response_length = "
+            f"{sampling.max_new_tokens}: the model reads {limit} tokens (model.max_positions); "
+            f"{field}.max_length leaves longer prompts out"
+        )
+
+
+def check_length(lm: LM, length: int) -> None:
+    """Refuse rows that are longer than the model."""
+    limit = lm.config.max_positions
+    if length > limit:
+        raise ConfigError(
+            f"max_length = {length}: the model reads at most {limit} tokens (model.max_positions)"
+        )
 
 
 def columns(found: Loaded) -> dict[str, list[Any]]:

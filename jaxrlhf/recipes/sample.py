@@ -4,13 +4,14 @@ Every row says which model, temperature and seed made it. The file is renamed in
 complete. An answer depends on the seed and its prompt's number alone, not on the batch size.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
+import pydantic
 from pydantic import Field
 
-from jaxrlhf import inference, rewards
+from jaxrlhf import inference, rewards, sharding
 from jaxrlhf.config import Config
 from jaxrlhf.data import preferences
 from jaxrlhf.inference import Sampling
@@ -29,7 +30,15 @@ class SamplingConfig(Config):
     min_p: float = Field(default=0.0, ge=0, lt=1, description="0: off; must be off for PPO")
     stop_at_eos: bool = Field(default=True, description="the tokenizer's end token ends a response")
 
+    @pydantic.model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        self.with_ids(eos_id=0, pad_id=0)  # raises where min_new_tokens > response_length
+        return self
+
     def build(self, tokenizer: Any) -> Sampling:
+        return self.with_ids(eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
+
+    def with_ids(self, *, eos_id: int, pad_id: int) -> Sampling:
         return Sampling(
             max_new_tokens=self.response_length,
             min_new_tokens=self.min_new_tokens,
@@ -37,8 +46,8 @@ class SamplingConfig(Config):
             top_k=self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
-            stop_ids=(tokenizer.eos_token_id,) if self.stop_at_eos else (),
-            pad_id=tokenizer.pad_token_id,
+            stop_ids=(eos_id,) if self.stop_at_eos else (),
+            pad_id=pad_id,
         )
 
 
@@ -46,6 +55,7 @@ class SampleConfig(common.StageConfig):
     """Draw answers from a model."""
 
     model_path: str | None = Field(default=None, description="folder of a language model")
+    mesh: common.MeshConfig = Field(default=common.MeshConfig(), description="devices")
     prompts: rows.PromptsConfig = Field(default=rows.PromptsConfig(), description="what is asked")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="how answers are drawn")
     samples_per_prompt: int = Field(default=2, ge=1, description="K")
@@ -62,10 +72,11 @@ def run(config: SampleConfig) -> dict[str, Any]:
     stage = common.Stage(config)
     if summary := stage.summary():
         return summary
-    mesh = config.mesh.build()
+    mesh = config.mesh.build(batch_size=config.batch_size)
     lm, params, tokenizer = common.load_lm(common.required("model_path", config.model_path), mesh)
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
     sampling, decode = config.sampling.build(tokenizer), rows.decoder(tokenizer)
+    rows.leave_room(lm, prompts, sampling, field="prompts")
     origin = {
         "model": config.model_path,
         "temperature": config.sampling.temperature,
@@ -77,6 +88,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
     stage.begin()
     with progress(len(prompts), "sample") as bar:
         for batch, valid in pipeline.in_order(prompts, batch_size=config.batch_size):
+            placed = sharding.shard_batch(mesh, batch)
             answers, complete = [], []
             for sample in range(config.samples_per_prompt):
                 keys = jax.vmap(
@@ -85,7 +97,7 @@ def run(config: SampleConfig) -> dict[str, Any]:
                     )
                 )(batch["row"])
                 rollout = inference.generate(
-                    lm, params, batch["prompt_tokens"], batch["prompt_mask"], keys, sampling
+                    lm, params, placed["prompt_tokens"], placed["prompt_mask"], keys, sampling
                 )
                 view = rewards.Rollout(rollout.tokens, rollout.mask, rollout.prompt_length)
                 answers.append(rewards.texts(view, decode)[1])

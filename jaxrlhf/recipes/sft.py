@@ -20,7 +20,7 @@ from jaxrlhf.optim import make_optimizer
 from jaxrlhf.recipes import common, rows
 
 
-class SFTConfig(common.TrainConfig):
+class SFTConfig(common.SupervisedConfig):
     """Supervised training of a language model."""
 
     model_path: str | None = Field(
@@ -58,10 +58,10 @@ CONFIG = SFTConfig
 
 def run(config: SFTConfig) -> dict[str, Any]:
     """Train, save `model/`, and return the summary (loss in nats a token)."""
-    stage = common.Stage(config)
+    stage = common.TrainingStage(config)
     if summary := stage.summary():
         return summary
-    mesh = config.mesh.build()
+    mesh = config.mesh.build(batch_size=config.batch_size)
     reader = formats.texts if config.format == "text" else formats.examples
     found = rows.read(config.data, config.data.train, reader, field="data.train")
     if config.model_path:
@@ -70,6 +70,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
         tokenizer = make_tokenizer(config)
         lm = make_lm(config.model.build(len(tokenizer)))
         params = loop.init_params(lm.init, seed=config.seed, mesh=mesh)
+    rows.check_length(lm, config.max_length)
     train = to_arrays(config, tokenizer, found)
     test = None
     if config.data.test:

@@ -31,6 +31,31 @@ def test_trl_texts():
     assert one(formats.texts, {"instruction": "sky?", "output": "blue"}) == Text(HH)
 
 
+def test_a_pair_is_two_texts():
+    implicit = Rows([{"chosen": HH, "rejected": HH_BAD}, {"chosen": "a", "rejected": "b"}])
+    found = formats.texts(implicit)
+    assert found.items == [Text(HH), Text(HH_BAD), Text("a"), Text("b")]
+    assert [found.where(i) for i in range(4)] == ["rows row 1"] * 2 + ["rows row 2"] * 2
+    explicit = Rows([{"prompt": "a", "chosen": " b", "rejected": " c"}])
+    assert formats.texts(explicit).items == [Text("a b"), Text("a c")]
+    messages = Rows([{"prompt": [USER], "chosen": [BOT], "rejected": [BAD]}])
+    assert formats.texts(messages).items == [Text(HH), Text(HH_BAD)]
+    whole = Rows([{"chosen": [USER, BOT], "rejected": [USER, BAD]}])
+    assert formats.texts(whole).items == [Text(HH), Text(HH_BAD)]
+    # A named column, or a row that is a text already, is one text as ever.
+    assert formats.texts(implicit, columns={"text": "chosen"}).items == [Text(HH), Text("a")]
+    assert one(formats.texts, {"text": "x", "chosen": HH, "rejected": HH_BAD}) == Text("x")
+    renamed = Rows([{"good": "a", "rejected": "b"}])
+    assert formats.texts(renamed, columns={"chosen": "good"}).items == [Text("a"), Text("b")]
+
+
+def test_a_side_of_a_pair_that_is_no_text_is_named():
+    rows = Rows([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": 7}])
+    with pytest.raises(DataError, match=r"rows row 2: .*'rejected'"):
+        formats.texts(rows)
+    assert len(formats.texts(rows, on_bad_row="skip")) == 3
+
+
 def test_trl_prompts():
     assert one(formats.prompts, {"prompt": "a b", "gold": 7}) == Prompt("a b", {"gold": 7})
     assert one(formats.prompts, {"prompt": [USER]}).prompt == [USER]

@@ -140,6 +140,13 @@ def test_what_stands_in_the_padding_changes_nothing_at_all(model, tokens, full):
         np.testing.assert_array_equal(hidden, other)
 
 
+def test_a_row_may_fill_all_positions_and_still_be_padded(models):
+    # the pads after it would sit at position 32 of 32: as NaN they would spoil the real tokens
+    lm, params = models["gpt2"]
+    tokens, mask = jnp.zeros((1, 36), jnp.int32), jnp.arange(36)[None, :] < 32
+    assert jnp.isfinite(lm.hidden(params, tokens, mask)).all()
+
+
 def test_packed_rows_equal_separate_rows(model, tokens, full):
     lm, params = model
     lengths = (4, 3, 3)  # three documents in one row of ten columns

@@ -48,8 +48,8 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def make(folder: Path, out: Path, *, seed: int = 0, **settings):
-    texts = (str(folder / "plain.txt"),)
-    config = SentimentTask(sst2=str(folder), texts=texts, **{"shortest_phrase": 2} | settings)
+    given = {"texts": (str(folder / "plain.txt"),), "shortest_phrase": 3} | settings
+    config = SentimentTask.model_validate({"sst2": str(folder)} | given)
     return TaskConfig(kind="sentiment", sentiment=config).prepare(out, seed=seed)
 
 
@@ -110,8 +110,8 @@ def test_a_test_opening_that_also_begins_a_training_sentence_is_left_out(folder,
 
 
 def test_a_sentence_with_fewer_than_two_words_left_has_no_opening(folder, tmp_path):
-    # "this plot by him is superb ." has 7 words: after 5 the words "superb ." are left, after 6 one.
-    # With 5 words "this plot by them is" is still new.
+    # "this plot by him is superb ." has 7 words: after 5 "superb ." is left, after 6 one word.
+    # "this plot by them is" is still new.
     assert read(make(folder, tmp_path / "5", opening_words=5).prompts)
     with pytest.raises(DataError, match="leaves no demonstrations"):
         make(folder, tmp_path / "6", opening_words=6)
@@ -156,7 +156,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_real_sst2_has_the_expected_sizes_and_a_fair_judge(tmp_path):
     sst2 = shared_data("sst2")
-    task = SentimentTask(sst2=str(sst2)).prepare(tmp_path, seed=0)
+    task = SentimentTask(sst2=str(sst2), shortest_phrase=30).prepare(tmp_path, seed=0)
     # Counted apart from this code: 6920 sentences in halves, 872 held out of which 444 positive.
     assert len(read(task.test_preferences)) == 444 * 4
     assert 3100 < len(read(task.demonstrations)) < 3700

@@ -1,0 +1,157 @@
+"""The smallest run of the whole pipeline, made once a session; several test files look at it.
+
+Paths in its configs are relative, so a copy of the folder is the same run: what a test does to a
+copy, in this process or in a child with the copy as working directory, compares bit for bit.
+Compiled programs are kept on disk for the session: children start in seconds.
+"""
+
+import atexit
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax._src import compilation_cache  # the only way to switch an initialised cache
+
+from jaxrlhf import cli, config_file
+
+ROOT = Path(__file__).parent.parent
+PROMPTS = {"max_length": 6}
+SAMPLING = {"response_length": 6}
+TRAINING: dict[str, Any] = {"batch_size": 8, "max_length": 40, "tensorboard": False}
+OPTIMIZER = {"learning_rate": 1e-2}
+
+CONFIG: dict[str, Any] = {
+    "output_dir": "run",
+    "task": {
+        "sandbox": {"documents": 80, "demonstrations": 60, "prompts": 32, "test_prompts": 8}
+    },
+    "test_preferences": 8,
+    "pretrain": {
+        **TRAINING,
+        "model": {"d_model": 16, "num_layers": 1, "num_heads": 2, "max_positions": 48},
+        "max_steps": 8,
+        "save_steps": 3,
+        "optimizer": OPTIMIZER,
+    },
+    "sft": {
+        **TRAINING,
+        "format": "examples",
+        "max_steps": 8,
+        "save_steps": 3,
+        "optimizer": OPTIMIZER,
+    },
+    "sample": {"batch_size": 8, "prompts": PROMPTS, "sampling": SAMPLING},
+    "reward": {
+        **TRAINING,
+        "max_steps": 6,
+        "eval_steps": 3,
+        "save_steps": 2,
+        "normalize": "reference",
+        "prompts": PROMPTS,
+        "sampling": SAMPLING,
+        "optimizer": OPTIMIZER,
+    },
+    "ppo": {
+        "batch_size": 8,
+        "tensorboard": False,
+        "max_steps": 8,
+        "eval_steps": 3,
+        "save_steps": 2,
+        "prompts": PROMPTS,
+        "eval_prompts": PROMPTS,
+        "sampling": SAMPLING,
+        "optimizer": {"learning_rate": 1e-2},
+        "ppo": {
+            "num_ppo_epochs": 2,
+            "kl_target": 0.5,
+            "kl_horizon": 50,
+            "normalize_scores": True,
+        },
+    },
+}
+STAGES = ("pretrain", "sft", "sample", "label", "reward", "ppo", "report")
+
+
+@functools.cache
+def scratch() -> Path:
+    """A folder of this session, removed at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="jaxrlhf-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def pipeline() -> Path:
+    """The folder with `micro.yaml` and `run/`: every stage of `CONFIG`, done in this process."""
+    folder = scratch() / "pipeline"
+    folder.mkdir()
+    (folder / "micro.yaml").write_text(config_file.to_text(CONFIG))
+    assert command(folder, "rlhf", "--config", "micro.yaml") == 0
+    return folder
+
+
+def copy(folder: Path, *without: str) -> Path:
+    """A copy of the pipeline in `folder`, without some stages' folders."""
+    shutil.copytree(pipeline(), folder, dirs_exist_ok=True)
+    for stage in without:
+        shutil.rmtree(folder / "run" / stage)
+    return folder
+
+
+def command(folder: Path, *argv: str) -> int:
+    """`jaxrlhf argv` in this process with `folder` as working directory; the exit code."""
+    with contextlib.chdir(folder), compile_cache():
+        return cli.main(argv)
+
+
+def child(folder: Path, *argv: str, script: Sequence[str] = ("-m", "jaxrlhf")) -> subprocess.Popen:
+    """`jaxrlhf argv` as a process of its own."""
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(scratch() / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    return subprocess.Popen(
+        [sys.executable, *script, *argv],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, *, timeout: float = 300) -> tuple[int, str]:
+    """Exit code (negative: the signal that ended it) and everything it printed."""
+    out, _ = process.communicate(timeout=timeout)
+    return process.returncode, out
+
+
+@contextlib.contextmanager
+def compile_cache() -> Iterator[None]:
+    """Programs compiled inside are kept on disk, and found there."""
+    settings = {
+        "jax_compilation_cache_dir": str(scratch() / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

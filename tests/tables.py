@@ -1,0 +1,146 @@
+"""The smallest language model that PPO can train: a table of logits, one row for each last token.
+
+It is there for speed (an update compiles in a second, a transformer's in ten) and for derivations
+by hand: a log-prob is a log-softmax of a row, a value that row times the head. What only a
+transformer has (positions, padding that could leak, attention) is tested with `tiny.LM`.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrlhf.algorithms.base import Algorithm, Batch, State
+from jaxrlhf.algorithms.ppo import Settings, ppo
+from jaxrlhf.inference import Sampling
+from jaxrlhf.models import LM, heads, make_scalar_model
+
+VOCAB, PAD, EOS = 6, 0, 1
+PROMPT_LENGTH, RESPONSE_LENGTH = 2, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class TableConfig:
+    """What the samplers read of a model's config."""
+
+    vocab_size: int
+    max_positions: int = 64
+
+
+def table_lm(config: TableConfig) -> LM:
+    """Parameters `{"embed": {"embedding": [V, V]}}`; the hidden state is the row of logits."""
+
+    def hidden(params, tokens, mask, *, positions=None, segment_ids=None, final_norm=True):
+        return params["embed"]["embedding"][jnp.where(mask, tokens, 0)]
+
+    def prefill(params, tokens, mask, *, cache_length):
+        return params["embed"]["embedding"][tokens[:, -1]], ()
+
+    def init(key):
+        return {"embed": {"embedding": jax.random.normal(key, (config.vocab_size,) * 2)}}
+
+    return LM(
+        config=config,  # pyright: ignore[reportArgumentType]
+        init=init,
+        hidden=hidden,
+        unembed=lambda params: jnp.eye(config.vocab_size),
+        logits=lambda params, hidden: hidden,
+        decode_params=lambda params: params,
+        prefill=prefill,
+        decode=lambda params, token, cache: (params["embed"]["embedding"][token], cache),
+    )
+
+
+CONFIG = TableConfig(VOCAB)
+LM_TABLE = table_lm(CONFIG)
+# `ppo` asks for the scalar model of its language model's config: this is the answer it will get.
+with mock.patch.object(heads, "make_lm", lambda config: LM_TABLE):
+    SCALAR = make_scalar_model(CONFIG)  # pyright: ignore[reportArgumentType]
+
+
+def table(seed: int, *, scale: float = 0.7, size: int = VOCAB) -> dict[str, Any]:
+    """A random policy."""
+    rng = np.random.default_rng(seed)
+    return {"embed": {"embedding": jnp.asarray(rng.normal(0, scale, (size, size)), jnp.float32)}}
+
+
+def head(seed: int, *, scale: float = 0.5) -> dict[str, Any]:
+    """A random value head."""
+    rng = np.random.default_rng(seed)
+    kernel = jnp.asarray(rng.normal(0, scale, VOCAB), jnp.float32)
+    return {"kernel": kernel, "bias": jnp.float32(0.2)}
+
+
+def params(settings: Settings) -> dict[str, Any]:
+    """Policy and value parameters, none of them zero or equal."""
+    value = {"head": head(2)}
+    if settings.value_model == "separate":
+        value["lm"] = table(3)
+    return {"policy": table(1), "value": value}
+
+
+def prompts(size: int = 8) -> dict[str, jax.Array]:
+    """Prompts of one or two tokens, on the left padded."""
+    tokens = np.random.default_rng(0).integers(2, VOCAB, (size, PROMPT_LENGTH))
+    mask = np.ones((size, PROMPT_LENGTH), bool)
+    mask[::3, 0] = False
+    return {
+        "prompt_tokens": jnp.asarray(np.where(mask, tokens, PAD), jnp.int32),
+        "prompt_mask": jnp.asarray(mask),
+        "row": jnp.arange(size),
+    }
+
+
+def sampling(**changes: Any) -> Sampling:
+    """Five tokens that may end early."""
+    settings = {"max_new_tokens": RESPONSE_LENGTH, "stop_ids": (EOS,), "pad_id": PAD} | changes
+    return Sampling(**settings)
+
+
+def odd_share(rollout) -> jax.Array:
+    """A reward rule: share of odd tokens in the response that the reward sees, times 3."""
+    response = rollout.tokens[:, rollout.prompt_length :]
+    seen = rollout.mask[:, rollout.prompt_length :]
+    return 3 * jnp.sum((response % 2 == 1) & seen, axis=1) / jnp.maximum(jnp.sum(seen, axis=1), 1)
+
+
+class Run(NamedTuple):
+    """PPO on a table, with its first rollout batch."""
+
+    algorithm: Algorithm
+    settings: Settings
+    state: State
+    batch: Batch
+    update: Any  # jitted
+    key: jax.Array
+
+
+def ppo_run(
+    settings: Settings,
+    *,
+    reward_fn=odd_share,
+    optimizer: optax.GradientTransformation | None = None,
+    reference: Any = None,
+    sample: Sampling | None = None,
+    size: int = 8,
+    **options: Any,
+) -> Run:
+    """`ppo` against another random table as the reference, and SGD at rate 1 as the optimizer."""
+    algorithm = ppo(
+        LM_TABLE,
+        table(4) if reference is None else reference,
+        reward_fn,
+        optimizer or optax.sgd(1.0),
+        sample or sampling(),
+        settings,
+        **options,
+    )
+    key = jax.random.key(0)
+    state = algorithm.init(params(settings), key)
+    batch, _ = algorithm.collect(state, functools.partial(prompts, size), key)
+    return Run(algorithm, settings, state, batch, jax.jit(algorithm.update), key)
