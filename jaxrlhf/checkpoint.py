@@ -9,6 +9,8 @@ No pickles, no code: arrays and JSON only.
 import json
 import logging
 import shutil
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -74,7 +76,8 @@ class Checkpoints:
         problems = []
         for step in reversed(steps):
             try:
-                items = self._read(step, abstract)
+                with _without_late_tracebacks():
+                    items = self._read(step, abstract)
             except _Mismatch as error:
                 raise CheckpointError(f"{self.directory / str(step)}: {error}") from None
             except Exception as error:
@@ -166,8 +169,8 @@ def load_params(directory: str | Path, abstract: Any) -> Any:
     """
     folder = Path(directory).absolute() / "params"
     try:
-        check_shapes(stored_shapes(folder), abstract)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _without_late_tracebacks(), ocp.StandardCheckpointer() as checkpointer:
+            check_shapes(stored_shapes(folder), abstract)
             return checkpointer.restore(folder, abstract)
     except _Mismatch as error:
         raise CheckpointError(f"{folder}: {error}") from None
@@ -180,12 +183,18 @@ class _Mismatch(Exception):
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every array in an orbax folder."""
+    """Name -> shape of every array in an orbax folder.
+
+    Raises:
+      FileNotFoundError: the folder is damaged (orbax then lists nothing, and says so in its log).
+    """
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(folder)
     tree = getattr(metadata, "item_metadata", metadata)
-    tree = getattr(tree, "tree", tree)
-    return _shapes(tree)
+    shapes = _shapes(getattr(tree, "tree", tree))
+    if not shapes:
+        raise FileNotFoundError(f"{folder}: files are missing or cut short")
+    return shapes
 
 
 def check_shapes(stored: dict[str, tuple[int, ...]], abstract: Any) -> None:
@@ -203,6 +212,22 @@ def check_shapes(stored: dict[str, tuple[int, ...]], abstract: Any) -> None:
             f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
         )
         raise _Mismatch(f"a checkpoint of another model: {shown}")
+
+
+@contextmanager
+def _without_late_tracebacks():
+    """Orbax reads arrays at once; where one fails, the others report to a loop that is closed."""
+    before = sys.unraisablehook
+
+    def hook(problem: Any) -> None:
+        if str(problem.exc_value) != "Event loop is closed":
+            before(problem)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

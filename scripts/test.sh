@@ -9,4 +9,5 @@ source scripts/venv.sh
 
 install test
 "$venv/bin/ruff" check .
-"$venv/bin/python" -m pytest -q "$@" </dev/null
+# A file stays in one process, so that what it makes once is made once.
+"$venv/bin/python" -m pytest -q -n auto --dist loadfile "$@" </dev/null

@@ -3,7 +3,10 @@
 Set before jax is imported, hence the order of this file.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -16,3 +19,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Programs of more than a moment are kept for the session, and found again when they recur.
+COMPILED = tempfile.mkdtemp(prefix="jaxrlhf-compiled-")
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

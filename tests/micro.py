@@ -2,7 +2,7 @@
 
 Paths in its configs are relative, so a copy of the folder is the same run: what a test does to a
 copy, in this process or in a child with the copy as working directory, compares bit for bit.
-Compiled programs are kept on disk for the session: children start in seconds.
+Children find the programs that this process compiled (`conftest.py` keeps them on disk).
 """
 
 import atexit
@@ -13,13 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import compilation_cache  # the only way to switch an initialised cache
 
 from jaxrlhf import cli, config_file
 
@@ -109,14 +107,14 @@ def copy(folder: Path, *without: str) -> Path:
 
 def command(folder: Path, *argv: str) -> int:
     """`jaxrlhf argv` in this process with `folder` as working directory; the exit code."""
-    with contextlib.chdir(folder), compile_cache():
+    with contextlib.chdir(folder):
         return cli.main(argv)
 
 
 def child(folder: Path, *argv: str, script: Sequence[str] = ("-m", "jaxrlhf")) -> subprocess.Popen:
     """`jaxrlhf argv` as a process of its own."""
     env = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(scratch() / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
@@ -135,23 +133,3 @@ def finish(process: subprocess.Popen, *, timeout: float = 300) -> tuple[int, str
     """Exit code (negative: the signal that ended it) and everything it printed."""
     out, _ = process.communicate(timeout=timeout)
     return process.returncode, out
-
-
-@contextlib.contextmanager
-def compile_cache() -> Iterator[None]:
-    """Programs compiled inside are kept on disk, and found there."""
-    settings = {
-        "jax_compilation_cache_dir": str(scratch() / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()

@@ -109,6 +109,17 @@ def odd_share(rollout) -> jax.Array:
     return 3 * jnp.sum((response % 2 == 1) & seen, axis=1) / jnp.maximum(jnp.sum(seen, axis=1), 1)
 
 
+def sgd(rate: float) -> optax.GradientTransformation:
+    """Plain gradient steps; the rate is part of the state, so that one program serves them all."""
+    return optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+
+
+def at_rate(state: State, rate: float) -> State:
+    """The same state with another rate of `sgd`."""
+    hyperparams = state.opt_state.hyperparams | {"learning_rate": jnp.float32(rate)}
+    return state._replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
+
+
 class Run(NamedTuple):
     """PPO on a table, with its first rollout batch."""
 
@@ -135,7 +146,7 @@ def ppo_run(
         LM_TABLE,
         table(4) if reference is None else reference,
         reward_fn,
-        optimizer or optax.sgd(1.0),
+        optimizer or sgd(1.0),
         sample or sampling(),
         settings,
         **options,

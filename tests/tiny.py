@@ -4,6 +4,7 @@ The world is a two-armed bandit for language models: after any prompt, token `GO
 everything else is wrong. Every method can be asked to learn that.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrlhf.algorithms.base import Algorithm
+from jaxrlhf import sharding
+from jaxrlhf.algorithms.base import Algorithm, Batch, Metrics, State
 from jaxrlhf.algorithms.ppo import Settings, ppo
 from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.algorithms.sft import sft
@@ -83,9 +85,9 @@ def texts(rng: np.random.Generator, last: int, size: int = 8) -> tuple[np.ndarra
 
 
 def prompts(rng: np.random.Generator, size: int = 8) -> dict[str, np.ndarray]:
-    """Left-padded prompts of 2 or 3 tokens."""
-    tokens = rng.integers(4, VOCAB, (size, 3)).astype(np.int32)
-    mask = np.arange(3)[None, :] >= rng.integers(0, 2, size)[:, None]
+    """Prompts of 2 or 3 tokens at the end of 10 columns."""
+    tokens = rng.integers(4, VOCAB, (size, 10)).astype(np.int32)
+    mask = np.arange(10)[None, :] >= 7 + rng.integers(0, 2, size)[:, None]
     return {
         "prompt_tokens": np.where(mask, tokens, PAD),
         "prompt_mask": mask,
@@ -163,12 +165,52 @@ def ppo_case(
 CASES = {
     "sft": sft_case,
     "reward": reward_case,
-    "ppo": ppo_case,
-    "ppo-shared": lambda optimizer, **options: ppo_case(
-        optimizer, settings=Settings(value_model="shared"), **options
+    "ppo": lambda optimizer: ppo_case(optimizer, settings=Settings(num_ppo_epochs=1)),
+    "ppo-shared": lambda optimizer: ppo_case(
+        optimizer,
+        settings=Settings(
+            value_model="shared",
+            num_ppo_epochs=2,
+            num_mini_batches=2,
+            gradient_accumulation_steps=2,
+        ),
     ),
 }
 
 
 def adam(learning_rate: float = 1e-2) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate, eps=1e-5))
+    """Adam behind a clip; the rate is part of the state, so that one program serves every rate."""
+
+    def make(learning_rate):
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate, eps=1e-5))
+
+    return optax.inject_hyperparams(make)(learning_rate=learning_rate)
+
+
+class FirstUpdate(NamedTuple):
+    """The first update of a case, as `loop.fit` compiles it for one device."""
+
+    case: Case
+    state: State
+    batch: Batch
+    update: Any  # (state, batch) -> (state, metrics), always with the same key
+    new: State
+    metrics: Metrics
+
+
+@functools.cache
+def first_update(name: str) -> FirstUpdate:
+    """Compiled once a session, for every test that wants to look at an update of a transformer."""
+    case, key, mesh = CASES[name](adam()), jax.random.key(0), sharding.make_mesh(1, 1)
+    init = case.algorithm.init
+    layout = sharding.tree_sharding(mesh, jax.eval_shape(init, case.params, key))
+    state = jax.jit(init, out_shardings=layout)(case.params, key)
+    batches = Cycle(case.batches)
+    batch, _ = case.algorithm.collect(state, lambda: sharding.shard_batch(mesh, next(batches)), key)
+    batch = sharding.shard_batch(mesh, batch)
+    donating = jax.jit(case.algorithm.update, donate_argnums=0, out_shardings=(layout, None))
+
+    def update(state, batch):
+        return donating(jax.tree.map(jnp.copy, state), batch, key)
+
+    return FirstUpdate(case, state, batch, update, *update(state, batch))

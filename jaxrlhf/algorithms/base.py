@@ -9,8 +9,9 @@ accumulated over micro-batches. Nothing here knows a loop, a mesh, a file or a c
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,12 @@ Params = Any
 Batch = Mapping[str, Any]  # arrays whose first axis is the batch
 Metrics = dict[str, Any]  # f32 scalars by name
 NextBatch = Callable[[], Batch]
+LIMITS = {
+    "ge": (operator.ge, "at least"),
+    "gt": (operator.gt, "above"),
+    "le": (operator.le, "at most"),
+    "lt": (operator.lt, "below"),
+}
 
 
 class State(NamedTuple):
@@ -49,6 +56,19 @@ class Sums(NamedTuple):
 def setting(default: Any, description: str, **limits: Any) -> Any:
     """A dataclass field that carries its own description and limits (`ge`, `gt`, `le`, `lt`)."""
     return dataclasses.field(default=default, metadata={"description": description, **limits})
+
+
+def check_settings(settings: Any) -> None:
+    """Raise ValueError, naming the field, where a dataclass of `setting`s is out of its limits."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        choices = get_args(field.type) if get_origin(field.type) is Literal else (value,)
+        if value not in choices:
+            raise ValueError(f"{field.name} {value!r}: must be one of {', '.join(choices)}")
+        for name, (holds, words) in LIMITS.items():
+            limit = field.metadata.get(name)
+            if limit is not None and value is not None and not holds(value, limit):
+                raise ValueError(f"{field.name} {value}: must be {words} {limit}")
 
 
 def new_state(params: Params, optimizer: Any, extra: Any = None) -> State:

@@ -27,6 +27,7 @@ from jaxrlhf.algorithms.base import (
     State,
     Sums,
     accumulated_grad,
+    check_settings,
     new_state,
     setting,
     split_rows,
@@ -59,12 +60,14 @@ class Settings:
     gamma: float = setting(1.0, "discount a token", ge=0, le=1)
     lam: float = setting(0.95, "GAE's lambda", ge=0, le=1)
     cliprange: float = setting(0.2, "the ratio is clipped to [1 - c, 1 + c]", gt=0)
-    cliprange_value: float | None = setting(0.2, "values move at most this far; null: no limit")
+    cliprange_value: float | None = setting(
+        0.2, "values move at most this far; null: no limit", gt=0
+    )
     vf_coef: float = setting(0.1, "weight of the value loss", ge=0)
     entropy_coef: float = setting(0.0, "weight of an entropy bonus; the papers use none", ge=0)
     kl_coef: float = setting(0.05, "beta: reward lost a nat of KL to the reference", ge=0)
     kl_target: float | None = setting(
-        None, "KL a sequence, in nats, that an adaptive coefficient aims for; null: fixed"
+        None, "KL a sequence, in nats, that an adaptive coefficient aims for; null: fixed", gt=0
     )
     kl_horizon: int = setting(10_000, "episodes over which the adaptive coefficient moves", ge=1)
     kl_estimator: Literal["k1", "k2", "k3"] = setting("k1", "per-token KL estimator")
@@ -75,23 +78,22 @@ class Settings:
     missing_eos_rule: Literal["replace", "subtract"] = setting(
         "replace", "Ziegler replaces the score by the penalty (-1); TRL subtracts it (1)"
     )
-    reward_clip: float | None = setting(None, "scores are cut to [-c, c]; null: not")
+    reward_clip: float | None = setting(None, "scores are cut to [-c, c]; null: not", gt=0)
     normalize_scores: bool = setting(False, "scores are standardised by running mean and std")
     whiten_rewards: bool = setting(False, "token rewards are scaled to unit variance, mean kept")
     whiten_advantages: bool = setting(True, "advantages are standardised in each minibatch")
     target_kl: float | None = setting(
-        None, "no more updates on a batch once approx_kl exceeds this; null: never"
+        None, "no more updates on a batch once approx_kl exceeds this; null: never", gt=0
     )
 
     def __post_init__(self):
+        check_settings(self)
         if self.kl_in == "reward" and self.kl_estimator == "k2":
             raise ValueError("kl_estimator k2 is for kl_in: loss; in the reward use k1")
         if self.kl_in == "loss" and self.kl_estimator != "k2":
             raise ValueError(
                 f"kl_estimator {self.kl_estimator} in the loss has the wrong gradient; use k2"
             )
-        if self.kl_target is not None and self.kl_target <= 0:
-            raise ValueError(f"kl_target {self.kl_target}: must be above 0 nats a sequence")
 
 
 class Minibatch(NamedTuple):
@@ -334,7 +336,8 @@ def losses(rows: Minibatch, stats, values, kl_coef, total, settings: Settings):
     if settings.kl_in == "loss":
         loss = loss + kl_coef * mean(divergences.k2(stats.log_probs, rows.ref_log_probs))
     log_ratio = stats.log_probs - rows.old_log_probs
-    ratio = jnp.exp(log_ratio)
+    ratio, moved = jnp.exp(log_ratio), jnp.abs(values - rows.old_values)
+    limit = jnp.inf if settings.cliprange_value is None else settings.cliprange_value
     parts = {
         "policy/loss": mean(surrogate),
         "policy/entropy": mean(stats.entropy),
@@ -342,10 +345,8 @@ def losses(rows: Minibatch, stats, values, kl_coef, total, settings: Settings):
         "policy/clip_fraction": mean((jnp.abs(ratio - 1) > settings.cliprange).astype(jnp.float32)),
         "policy/ratio_mean": mean(ratio),
         "value/loss": mean(value_loss),
+        "value/clip_fraction": mean((moved > limit).astype(jnp.float32)),
     }
-    if settings.cliprange_value is not None:
-        moved = jnp.abs(values - rows.old_values) > settings.cliprange_value
-        parts["value/clip_fraction"] = mean(moved.astype(jnp.float32))
     largest = jnp.max(ratio, where=mask, initial=0.0)
     return loss, Sums(parts, {"policy/ratio_max": largest})
 

@@ -24,8 +24,8 @@ def token_rewards(
     """r_t = −β·KL_t, plus the score at the last real token. A row sums to score − β·Σ KL.
 
     Args: `scores` [B], any dtype, higher is better; `kl` [B, T] float32, `divergences.k1` of the
-    tokens as sampled, π in front; `mask` [B, T] bool, the response with its stop token; `kl_coef` β
-    ≥ 0.
+    tokens as sampled, π in front; `mask` [B, T] bool, the response with its stop token;
+    `kl_coef` β ≥ 0.
     Returns: [B, T] float32, higher is better, 0 where not `mask`; all 0 for a row without a True.
     Source: Ziegler et al. 2019, eq. 2; the placement of the score is their code's.
 
@@ -56,8 +56,8 @@ def gae(
     t + 1 is the next position where `mask` is True (so padding on either side, and gaps, are
     stepped over), and V = A = 0 after the last one. γ = λ = 1 and V = 0 give the reward still to
     come.
-    Args: `rewards`, `values` [B, T] float32, `values[t]` of the state *before* token t; `mask` [B,
-    T] bool; `gamma` γ, `lam` λ in [0, 1].
+    Args: `rewards`, `values` [B, T] float32, `values[t]` of the state *before* token t;
+    `mask` [B, T] bool; `gamma` γ and `lam` λ in [0, 1].
     Returns: (advantages, returns), [B, T] float32, 0 where not `mask`, constants to the gradient;
     returns = A + V from these, unwhitened, advantages. Source: Schulman et al. 2016, eq. 16.
 

@@ -63,7 +63,7 @@ def k3(log_probs: chex.Array, ref_log_probs: chex.Array) -> jax.Array:
     direction) and in a loss it is KL(ref ‖ π) that falls: see the table at the top.
     Args and returns: as `k1`.
 
-    >>> round(float(k3(jnp.array([-1.0]), jnp.array([-1.5]))[0]), 4)  # exp(−.5) − 1 + .5
+    >>> round(k3(jnp.array([-1.0]), jnp.array([-1.5])).item(), 4)  # exp(−.5) − 1 + .5
     0.1065
     """
     return isolate(lambda d: jnp.expm1(-d) + d, _log_ratio(log_probs, ref_log_probs))
@@ -94,7 +94,7 @@ def exact(
     Returns: [B, T] float32, nats; infinite where π can draw what ref cannot.
 
     >>> p, ref = jnp.array([[0.5, 0.3, 0.2]]), jnp.array([[0.2, 0.3, 0.5]])
-    >>> round(float(exact(jnp.log(p), jnp.log(ref))[0]), 6)
+    >>> round(exact(jnp.log(p), jnp.log(ref)).item(), 6)
     0.274887
     """
     logits, ref_logits = as_float32(logits), lax.stop_gradient(as_float32(ref_logits))
@@ -115,9 +115,9 @@ def adaptive_kl_coef(
     Args: `kl_coef` β ≥ 0; `kl_per_sequence` scalar or [B], nats: KL *summed over the tokens* of
     each sequence (k1), averaged here over sequences, not the mean over tokens; `target` in the same
     unit, > 0; `horizon` in sequences; `batch_size` n, the sequences in the batch.
-    Returns: scalar float32, never negative. Source: Ziegler et al. 2019, section 2.2.
+    Returns: scalar float32, never negative. Source: Ziegler et al. 2019, paper and code.
 
-    >>> round(float(adaptive_kl_coef(0.15, 12.0, target=6.0, horizon=10_000, batch_size=512)), 6)
+    >>> round(adaptive_kl_coef(0.15, 12.0, target=6.0, horizon=10_000, batch_size=512).item(), 6)
     0.151536
     """
     error = jnp.clip(jnp.mean(as_float32(kl_per_sequence)) / target - 1.0, -0.2, 0.2)

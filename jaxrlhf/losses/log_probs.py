@@ -55,9 +55,9 @@ def from_logits(
     Returns: `TokenStats`, each [B, T] float32. Raises: AssertionError on wrong types or shapes.
 
     >>> stats = from_logits(jnp.log(jnp.array([[[0.5, 0.25, 0.25]]])), jnp.array([[1]]))
-    >>> round(float(stats.log_probs[0, 0]), 4)  # log ¼
+    >>> round(stats.log_probs.item(), 4)  # log ¼
     -1.3863
-    >>> round(float(stats.entropy[0, 0]), 4)  # 1.5 log 2
+    >>> round(stats.entropy.item(), 4)  # 1.5 log 2
     1.0397
     """
     logits = as_float32(logits)
@@ -98,7 +98,7 @@ def chunked(
 
     >>> hidden, kernel = jnp.ones((1, 1, 2)), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]])
     >>> stats = jax.jit(partial(chunked, chunk_size=2))(hidden, kernel, jnp.array([[2]]))
-    >>> round(float(stats.log_probs[0, 0]), 4)  # logits 1, 1, 4:  4 − log(2e + e⁴)
+    >>> round(stats.log_probs.item(), 4)  # logits 1, 1, 4:  4 − log(2e + e⁴)
     -0.0949
     """
     hidden, kernel = jnp.asarray(hidden), jnp.asarray(kernel)

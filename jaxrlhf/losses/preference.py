@@ -32,10 +32,10 @@ def bradley_terry(
     by −log(ε/2).
     Returns: [B] float32, nats. Raises: ValueError if `lapse` is a number outside [0, 1).
 
-    >>> round(float(bradley_terry(jnp.array([1.0]), jnp.array([1.0]))[0]), 4)
+    >>> round(bradley_terry(jnp.array([1.0]), jnp.array([1.0])).item(), 4)
     0.6931
     >>> wrong = bradley_terry(jnp.array([-90.0]), jnp.array([90.0]), lapse=0.1)
-    >>> round(float(wrong[0]), 4)  # −log .05
+    >>> round(wrong.item(), 4)  # −log .05
     2.9957
     """
     if isinstance(lapse, int | float) and not 0.0 <= lapse < 1.0:
@@ -54,7 +54,7 @@ def centering(chosen_scores: chex.Array, rejected_scores: chex.Array) -> jax.Arr
     """(r_c + r_r)²: with a small weight, it fixes the constant that Bradley-Terry leaves free.
 
     Args: `chosen_scores`, `rejected_scores` [B]. Returns: [B] float32.
-    Source: Eisenstein et al. 2023 (reward model ensembles), section 2.
+    Source: Eisenstein et al. 2023, eq. 2; `center_rewards_coefficient` in TRL.
 
     >>> centering(jnp.array([2.0]), jnp.array([-1.0])).tolist()
     [1.0]
@@ -69,14 +69,14 @@ def best_of_k(scores: chex.Array, choice: chex.Array) -> jax.Array:
     Args: `scores` [B, K]; `choice` [B] integer in [0, K). Returns: [B] float32, nats; NaN where
     `choice` is out of range. Source: Ziegler et al. 2019, eq. 1 (k = 4).
 
-    >>> round(float(best_of_k(jnp.zeros((1, 4)), jnp.array([2]))[0]), 4)  # log 4
+    >>> round(best_of_k(jnp.zeros((1, 4)), jnp.array([2])).item(), 4)  # log 4
     1.3863
     """
     return -log_probs.from_logits(scores, choice).log_probs
 
 
 def _log_choice(gap: jax.Array, lapse: jax.Array) -> jax.Array:
-    """log((1 − ε)·σ(gap) + ε/2), in logarithms, for a sigmoid of −200 is 0 in float32."""
+    """log((1 − ε)·σ(gap) + ε/2), in logarithms: σ(−200) is 0 in float32."""
     return jnp.logaddexp(jnp.log1p(-lapse) + jax.nn.log_sigmoid(gap), jnp.log(lapse / 2.0))
 
 

@@ -20,7 +20,7 @@ def cross_entropy(log_probs: chex.Array) -> jax.Array:
     Args: `log_probs` [B, T] float32, from `log_probs.from_logits` or `.chunked`.
     Returns: [B, T] float32, nats, ≥ 0: a loss to minimise.
 
-    >>> round(float(cross_entropy(jnp.log(jnp.array(0.25)))), 4)
+    >>> round(cross_entropy(jnp.log(jnp.array(0.25))).item(), 4)
     1.3863
     """
     (log_probs,) = float32(log_probs=log_probs)
@@ -33,7 +33,7 @@ def z_loss(logits: chex.Array) -> jax.Array:
     Args: `logits` [B, T, V], any float dtype, shifted like the tokens.
     Returns: [B, T] float32, ≥ 0. Source: Chowdhery et al. 2022 (PaLM), section 5.
 
-    >>> round(float(z_loss(jnp.zeros((1, 4)))[0]), 4)  # (log 4)²
+    >>> round(z_loss(jnp.zeros((1, 4))).item(), 4)  # (log 4)²
     1.9218
     """
     return isolate(lambda z: jnp.square(jax.nn.logsumexp(z, axis=-1)), as_float32(logits))

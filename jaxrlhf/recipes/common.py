@@ -58,6 +58,10 @@ class ModelConfig(Config):
         description="key/value heads (grouped-query attention); null: as num_heads",
     )
     d_ff: int | None = Field(default=None, ge=8, description="width of the MLP; null: 4 x d_model")
+    tied_head: bool | None = Field(
+        default=None,
+        description="one matrix for embedding and output; null: as the family has it",
+    )
     max_positions: int = Field(default=128, ge=2, description="longest sequence, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="compute dtype")
     remat: bool = Field(
@@ -74,6 +78,7 @@ class ModelConfig(Config):
 
     def build(self, vocab_size: int) -> TransformerConfig:
         """The transformer of this size for a tokenizer of `vocab_size` tokens."""
+        flags = {} if self.tied_head is None else {"tied_head": self.tied_head}
         return transformer_config(
             self.family,
             vocab_size=tokenizers.padded_vocab_size(vocab_size, self.vocab_multiple),
@@ -85,6 +90,7 @@ class ModelConfig(Config):
             max_positions=self.max_positions,
             dtype=self.dtype,
             remat=self.remat,
+            **flags,
         )
 
 

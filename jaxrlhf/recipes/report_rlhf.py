@@ -34,7 +34,8 @@ def run(config: Any, ppo: PPOConfig, *, judge: Judge | None = None) -> dict[str,
     before, after = evaluate(root, ppo, judge)
     summary = figures(before, after)
     report = Report("RLHF run", f"{root}, seed {config.seed}")
-    report.facts({name: f"{summary[name]:.2f}" for name in HEADLINES if name in summary})
+    shown = {label: f"{summary[name]:.2f}" for name, label in HEADLINES.items() if name in summary}
+    report.facts(shown)
     learning(report, root, "gold" in before.columns)
     comparison(report, before, after)
     pairs = reward_model(report, root)
@@ -48,7 +49,14 @@ def run(config: Any, ppo: PPOConfig, *, judge: Judge | None = None) -> dict[str,
     return summary
 
 
-HEADLINES = ("gold_gain_sd", "gold_before", "gold_after", "score_gain", "kl", "legal_share")
+HEADLINES = {
+    "gold_gain_sd": "gold gained, base SDs",
+    "gold_before": "gold before",
+    "gold_after": "gold after",
+    "score_gain": "learned reward gained",
+    "kl": "KL, nats a sequence",
+    "legal_share": "legal continuations",
+}
 
 
 def evaluate(
@@ -109,13 +117,13 @@ def learning(report: Report, root: Path, judged: bool) -> None:
     report.heading("Did the reward rise, and the truth with it?")
     label = "reward model's score, held out"
     if not judged:
-        for name, x, xlabel in (("steps", steps, "PPO step"), ("kl", kl, "KL, nats a sequence")):
+        for name, x, xlabel in (("steps", steps, "PPO step"), ("KL", kl, "KL, nats a sequence")):
             line = Line(x, score, label, style="solid" if name == "steps" else "connected")
             figure = plots.lines([line], xlabel=xlabel, ylabel="score", title=f"Reward by {name}")
-            report.figure(f"reward_by_{name}", figure)
+            report.figure(f"reward_by_{name.lower()}", figure)
         return
     _, gold = series(found, "eval/gold")
-    for name, x, xlabel in (("steps", steps, "PPO step"), ("kl", kl, "KL, nats a sequence")):
+    for name, x, xlabel in (("steps", steps, "PPO step"), ("KL", kl, "KL, nats a sequence")):
         style = "solid" if name == "steps" else "connected"
         figure = plots.two_axes(
             Line(x, gold, "gold, held out", style=style),
@@ -125,7 +133,7 @@ def learning(report: Report, root: Path, judged: bool) -> None:
             right_label="learned reward",
             title=f"Gold and learned reward by {name}",
         )
-        report.figure(f"gold_by_{name}", figure)
+        report.figure(f"gold_by_{name.lower()}", figure)
 
 
 def comparison(report: Report, before: PolicyEvaluation, after: PolicyEvaluation) -> None:

@@ -1,6 +1,6 @@
 """`jaxrlhf reward`: a reward model from preference pairs, starting from a language model.
 
-One epoch by default: more overfits. Scores are normalised before and after training, so that a
+One epoch by default: more overfits. Scores are normalised after training (and before), so that a
 reference policy's own answers score mean 0 and standard deviation 1 and the KL coefficient keeps
 its meaning (Ziegler et al. 2019); without a reference the training texts take its place.
 """
@@ -50,6 +50,10 @@ class RewardConfig(common.SupervisedConfig):
         default="pairs",
         description="what gets mean score 0, std 1: a reference policy's answers, or the pairs",
     )
+    normalize_before: bool = Field(
+        default=True,
+        description="before training too, as Ziegler et al.; a small head learns calmer",
+    )
     reference: str | None = Field(default=None, description="policy for normalize: reference")
     prompts: rows.PromptsConfig = Field(
         default=rows.PromptsConfig(), description="what it answers for normalize: reference"
@@ -79,7 +83,8 @@ def run(config: RewardConfig) -> dict[str, Any]:
     params = model.init(jax.random.key(config.seed), lm_params)
     standard = normaliser(config, model, tokenizer, train, mesh)
     stage.begin()
-    params = standard(params)
+    if config.normalize_before:
+        params = standard(params)
     steps = config.steps_for(len(train))
     algorithm = reward(
         model,

@@ -226,7 +226,7 @@ def sizes(jaxpr: core.Jaxpr) -> Iterator[int]:
     """The number of elements of every array that a program makes, inner programs included."""
     for equation in jaxpr.eqns:
         for variable in equation.outvars:
-            yield int(np.prod(variable.aval.shape))
+            yield int(np.prod(getattr(variable.aval, "shape", ())))
         for inner in jax.tree.leaves(
             equation.params, is_leaf=lambda x: isinstance(x, core.ClosedJaxpr)
         ):
@@ -257,8 +257,9 @@ def test_chunked_never_makes_an_array_of_all_logits() -> None:
     assert largest(chunked) == 4 * 64 * chunk
     # Nor does the compiler, when it fuses and reshapes.
     compiled = jax.jit(jax.value_and_grad(chunked, (0, 1))).lower(hidden, kernel).compile()
-    assert f"[4,64,{vocabulary}]" not in compiled.as_text()
-    assert f"[256,{vocabulary}]" not in compiled.as_text()
+    program = compiled.as_text() or ""
+    assert "f32[" in program
+    assert f"[4,64,{vocabulary}]" not in program and f"[256,{vocabulary}]" not in program
 
 
 def test_chunked_keeps_a_broken_position_out_of_the_shared_kernel(
@@ -281,13 +282,13 @@ def test_chunked_keeps_a_broken_position_out_of_the_shared_kernel(
             np.testing.assert_array_equal(a, b)
 
 
-def test_jit_and_vmap_change_nothing(batch: tuple[jax.Array, ...]) -> None:
+def test_vmap_changes_nothing(batch: tuple[jax.Array, ...]) -> None:
     hidden, kernel, _, tokens = batch
 
     def chunked(hidden: jax.Array, tokens: jax.Array) -> log_probs.TokenStats:
         return log_probs.chunked(hidden, kernel, tokens, chunk_size=4)
 
-    plain = chunked(hidden, tokens)
+    plain = jax.jit(chunked)(hidden, tokens)
     mapped = jax.jit(jax.vmap(jax.vmap(chunked)))(hidden, tokens)
     for a, b in zip(plain, mapped, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)

@@ -23,7 +23,7 @@ def train(
 ) -> jax.Array:
     """`steps` rounds of: sample (both arms, weighted), shape the reward, one gradient step."""
 
-    def update(logits: jax.Array, _: None) -> tuple[jax.Array, None]:
+    def update(logits: jax.Array, _) -> tuple[jax.Array, None]:
         old, ref = jax.nn.log_softmax(logits)[:, None], jax.nn.log_softmax(ref_logits)[:, None]
         rewards = advantages.token_rewards(
             scores, divergences.k1(old, ref), ONE_TOKEN, kl_coef=kl_coef
@@ -45,7 +45,7 @@ def mass(logits: jax.Array) -> np.ndarray:
 
 
 def kl(logits: jax.Array, ref_logits: jax.Array) -> float:
-    return float(divergences.exact(logits, ref_logits))
+    return float(jax.jit(divergences.exact)(logits, ref_logits))
 
 
 def test_one_step_moves_mass_to_the_rewarded_arm_and_the_negated_reward_mirrors_it() -> None:
@@ -93,4 +93,4 @@ def test_kl_as_a_loss_falls_for_the_estimators_meant_for_it() -> None:
             p = jax.lax.stop_gradient(jnp.exp(log_p))
             return jnp.sum(p * estimator(log_p, jax.nn.log_softmax(ref)))
 
-        assert kl(logits - 0.1 * jax.grad(loss)(logits), ref) < kl(logits, ref)
+        assert kl(logits - 0.1 * jax.jit(jax.grad(loss))(logits), ref) < kl(logits, ref)

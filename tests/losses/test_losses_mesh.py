@@ -140,3 +140,15 @@ def test_inside_shard_map_over_data(case: str) -> None:
     expected = jax.jit(jax.value_and_grad(rows, wanted))(*args)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_ratio_stats_of_the_whole_batch_inside_shard_map() -> None:
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    new, old = 0.3 * normal(B, T), 0.3 * normal(B, T)
+
+    def local(new: jax.Array, old: jax.Array, mask: jax.Array) -> policy.RatioStats:
+        return policy.ratio_stats(new, old, mask, clip_range=0.2, axis_name="data")
+
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P())
+    whole = policy.ratio_stats(new, old, MASK, clip_range=0.2)
+    np.testing.assert_allclose(jax.jit(sharded)(new, old, MASK), whole, rtol=1e-5)

@@ -22,10 +22,10 @@ def ragged() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, (0, 1)])
-def test_reductions_equal_numpy(ragged: tuple[np.ndarray, np.ndarray], axis: object) -> None:
+def test_reductions_equal_numpy(ragged: tuple[np.ndarray, np.ndarray], axis: masked.Axis) -> None:
     x, mask = ragged
     for ours, numpys in ((masked.sum, np.sum), (masked.mean, np.mean), (masked.var, np.var)):
-        out = ours(x, mask, axis)  # type: ignore[arg-type]
+        out = ours(x, mask, axis)
         assert out.dtype == jnp.float32
         np.testing.assert_allclose(out, numpys(x, axis=axis, where=mask), rtol=1e-5)
 

@@ -1,0 +1,96 @@
+"""`jaxrlhf` that comes to harm at a chosen point: `python victim.py POINT recipe ...`.
+
+Points, each reached in the middle of an ordinary run:
+
+    save:K:N   SIGKILL at the N-th file operation in the temporary folder of checkpoint K
+    term:K     SIGTERM when the metrics of step K have been written
+    done       SIGKILL when the model is saved and `done.json` is not yet
+    full:K:N   from the save of checkpoint K on, no file can grow beyond N bytes
+"""
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jaxrlhf import checkpoint, cli, metrics
+from jaxrlhf.recipes import common
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_save(step: int, harm: Callable[[], None]) -> None:
+    """Do `harm` when checkpoint `step` is about to be written."""
+    save = checkpoint.Checkpoints.save
+
+    def watched(self: Any, at: int, *args: Any) -> None:
+        if at == step:
+            harm()
+        save(self, at, *args)
+
+    checkpoint.Checkpoints.save = watched  # type: ignore[method-assign]
+
+
+def kill_at_operation(number: int) -> None:
+    """Count what Python does in orbax's temporary folders: made, opened, renamed."""
+    left = number
+
+    def hook(event: str, args: tuple) -> None:
+        nonlocal left
+        if event in ("os.mkdir", "open", "os.rename") and "orbax-checkpoint-tmp" in str(args[0]):
+            left -= 1
+            if left == 0:
+                kill()
+
+    sys.addaudithook(hook)
+
+
+def full(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def at_row(step: int, harm: Callable[[], None]) -> None:
+    write = metrics.MetricsWriter.write
+
+    def watched(self: Any, at: Any, values: Any) -> None:
+        write(self, at, values)
+        if at == step:
+            harm()
+
+    metrics.MetricsWriter.write = watched  # type: ignore[method-assign]
+
+
+def instead_of_done() -> None:
+    write = common.write_json
+
+    def watched(path: Any, value: Any) -> None:
+        if path.name == "done.json":
+            kill()
+        write(path, value)
+
+    common.write_json = watched
+
+
+def arm(point: str) -> None:
+    name, *numbers = point.split(":")
+    step, number = (int(x) for x in (numbers + ["0", "0"])[:2])
+    match name:
+        case "save":
+            at_save(step, lambda: kill_at_operation(number))
+        case "full":
+            at_save(step, lambda: full(number))
+        case "term":
+            at_row(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        case "done":
+            instead_of_done()
+        case _:
+            raise SystemExit(f"no such point: {point}")
+
+
+if __name__ == "__main__":
+    arm(sys.argv[1])
+    sys.exit(cli.main(sys.argv[2:]))
