@@ -1,4 +1,4 @@
-"""The smallest language model that PPO can train: a table of logits, one row for each last token.
+"""The smallest language model there is: a table of logits, one row for each last token.
 
 It is there for speed (an update compiles in a second, a transformer's in ten) and for derivations
 by hand: a log-prob is a log-softmax of a row, a value that row times the head. What only a
@@ -17,6 +17,8 @@ import optax
 
 from jaxrlhf.algorithms.base import Algorithm, Batch, State
 from jaxrlhf.algorithms.ppo import Settings, ppo
+from jaxrlhf.algorithms.reward import reward
+from jaxrlhf.algorithms.sft import sft
 from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM, heads, make_scalar_model
 
@@ -121,14 +123,52 @@ def at_rate(state: State, rate: float) -> State:
 
 
 class Run(NamedTuple):
-    """PPO on a table, with its first rollout batch."""
+    """A method on a table, with its first batch."""
 
     algorithm: Algorithm
-    settings: Settings
     state: State
     batch: Batch
     update: Any  # jitted
     key: jax.Array
+    settings: Any = None
+
+
+def texts(size: int = 8, *, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+    """`[size, 7]` random texts of ragged length, every other one padded on the left; and masks."""
+    rng = np.random.default_rng(seed)
+    tokens, lengths = rng.integers(2, VOCAB, (size, 7)), rng.integers(3, 8, size)
+    mask = np.arange(7)[None, :] < lengths[:, None]
+    mask[::2] = mask[::2, ::-1]
+    return jnp.asarray(np.where(mask, tokens, PAD), jnp.int32), jnp.asarray(mask)
+
+
+def supervised_run(algorithm: Algorithm, params: Any, batch: Batch) -> Run:
+    """A method that brings its own batch."""
+    key = jax.random.key(0)
+    return Run(algorithm, algorithm.init(params, key), batch, jax.jit(algorithm.update), key)
+
+
+def sft_run(optimizer: optax.GradientTransformation | None = None, **options: Any) -> Run:
+    """`sft` on eight texts, of which the second half of the tokens counts."""
+    tokens, mask = texts()
+    loss_mask = mask & (jnp.cumsum(mask, axis=1) * 2 > jnp.sum(mask, axis=1, keepdims=True))
+    batch = {"tokens": tokens, "mask": mask, "loss_mask": loss_mask}
+    return supervised_run(sft(LM_TABLE, optimizer or sgd(1.0), **options), table(1), batch)
+
+
+def reward_run(optimizer: optax.GradientTransformation | None = None, **options: Any) -> Run:
+    """`reward` on eight pairs, with soft labels and margins."""
+    (chosen, chosen_mask), (rejected, rejected_mask) = texts(seed=0), texts(seed=1)
+    batch = {
+        "chosen_tokens": chosen,
+        "chosen_mask": chosen_mask,
+        "rejected_tokens": rejected,
+        "rejected_mask": rejected_mask,
+        "label": jnp.array([1, 1, 1, 0.8, 0.6, 0.3, 1, 0], jnp.float32),
+        "margin": jnp.array([0, 0, 0.5, 0, 0.5, 0, 1, 0], jnp.float32),
+    }
+    params = {"lm": table(3), "head": head(2)}
+    return supervised_run(reward(SCALAR, optimizer or sgd(1.0), **options), params, batch)
 
 
 def ppo_run(
@@ -154,4 +194,16 @@ def ppo_run(
     key = jax.random.key(0)
     state = algorithm.init(params(settings), key)
     batch, _ = algorithm.collect(state, functools.partial(prompts, size), key)
-    return Run(algorithm, settings, state, batch, jax.jit(algorithm.update), key)
+    return Run(algorithm, state, batch, jax.jit(algorithm.update), key, settings)
+
+
+RUNS = {
+    "sft": functools.partial(sft_run, micro_batches=2),
+    "reward": functools.partial(reward_run, center_rewards_coefficient=0.1, lapse=0.1),
+    "ppo": functools.partial(
+        ppo_run, Settings(num_ppo_epochs=2, kl_target=0.5, normalize_scores=True)
+    ),
+    "ppo, stopping early": functools.partial(
+        ppo_run, Settings(value_model="shared", num_mini_batches=2, target_kl=1e-4)
+    ),
+}

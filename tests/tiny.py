@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrlhf import sharding
+from jaxrlhf import inference, sharding
 from jaxrlhf.algorithms.base import Algorithm, Batch, Metrics, State
 from jaxrlhf.algorithms.ppo import Settings, ppo
 from jaxrlhf.algorithms.reward import reward
@@ -36,6 +36,7 @@ CONFIG = transformer_config(
 LM = make_lm(CONFIG)
 SCALAR = make_scalar_model(CONFIG)
 SAMPLING = Sampling(max_new_tokens=4, stop_ids=(EOS,), pad_id=PAD)
+SETTINGS = Settings()
 
 
 class Cycle:
@@ -75,6 +76,14 @@ def good_share(rollout) -> jax.Array:
     return jnp.sum((response == GOOD) & mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)
 
 
+def good_log_prob(params: Any, tokens: np.ndarray, mask: np.ndarray) -> float:
+    """Mean log-prob of GOOD after these texts (as long as one more token fits)."""
+    tokens = np.pad(tokens, ((0, 0), (0, 1)), constant_values=GOOD)
+    mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=True)
+    found = inference.score(LM, params, tokens, mask, response_length=1)
+    return float(found.log_probs.mean())
+
+
 def texts(rng: np.random.Generator, last: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """`[size, 6]` right-padded random texts of ragged length whose last token is `last`."""
     tokens = rng.integers(4, VOCAB, (size, 6)).astype(np.int32)
@@ -103,8 +112,7 @@ def sft_case(optimizer, *, micro_batches: int = 1, chunk_size: int | None = None
     params = LM.init(jax.random.key(1))
 
     def progress(params):
-        hidden = LM.hidden(params, jnp.asarray(tokens[:, :2]), jnp.asarray(mask[:, :2]))
-        return float(jax.nn.log_softmax(LM.logits(params, hidden[:, -1]))[:, GOOD].mean())
+        return good_log_prob(params, tokens[:, :2], mask[:, :2])
 
     algorithm = sft(LM, optimizer, micro_batches=micro_batches, chunk_size=chunk_size)
     return Case(algorithm, params, [batch], progress)
@@ -125,15 +133,15 @@ def reward_case(optimizer, *, micro_batches: int = 1) -> Case:
     params = SCALAR.init(jax.random.key(1))
 
     def progress(params):
-        good = SCALAR.scores(params, jnp.asarray(chosen), jnp.asarray(chosen_mask))
-        bad = SCALAR.scores(params, jnp.asarray(rejected), jnp.asarray(rejected_mask))
+        good = inference.reward_scores(SCALAR, params, chosen, chosen_mask)
+        bad = inference.reward_scores(SCALAR, params, rejected, rejected_mask)
         return float((good - bad).mean())
 
     algorithm = reward(SCALAR, optimizer, micro_batches=micro_batches)
     return Case(algorithm, params, [batch], progress)
 
 
-def ppo_params(settings: Settings = Settings()) -> dict[str, Any]:
+def ppo_params(settings: Settings = SETTINGS) -> dict[str, Any]:
     """Policy and value parameters; the value head starts at zero."""
     policy = LM.init(jax.random.key(1))
     value = SCALAR.init(jax.random.key(2), policy, zero=True)
@@ -145,7 +153,7 @@ def ppo_params(settings: Settings = Settings()) -> dict[str, Any]:
 def ppo_case(
     optimizer,
     *,
-    settings: Settings = Settings(),
+    settings: Settings = SETTINGS,
     reward_fn=good_share,
     sampling: Sampling = SAMPLING,
     **options,
@@ -155,9 +163,7 @@ def ppo_case(
     algorithm = ppo(LM, params["policy"], reward_fn, optimizer, sampling, settings, **options)
 
     def progress(params):
-        tokens, mask = jnp.asarray(batch["prompt_tokens"]), jnp.asarray(batch["prompt_mask"])
-        hidden = LM.hidden(params["policy"], tokens, mask)
-        return float(jax.nn.softmax(LM.logits(params["policy"], hidden[:, -1]))[:, GOOD].mean())
+        return good_log_prob(params["policy"], batch["prompt_tokens"], batch["prompt_mask"])
 
     return Case(algorithm, params, [batch], progress)
 
@@ -187,6 +193,12 @@ def adam(learning_rate: float = 1e-2) -> optax.GradientTransformation:
     return optax.inject_hyperparams(make)(learning_rate=learning_rate)
 
 
+def at_rate(state: State, rate: float) -> State:
+    """The same state with another learning rate of `adam`, in the same place."""
+    hyperparams = {"learning_rate": 0 * state.opt_state.hyperparams["learning_rate"] + rate}
+    return state._replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
+
+
 class FirstUpdate(NamedTuple):
     """The first update of a case, as `loop.fit` compiles it for one device."""
 
@@ -201,7 +213,7 @@ class FirstUpdate(NamedTuple):
 @functools.cache
 def first_update(name: str) -> FirstUpdate:
     """Compiled once a session, for every test that wants to look at an update of a transformer."""
-    case, key, mesh = CASES[name](adam()), jax.random.key(0), sharding.make_mesh(1, 1)
+    case, key, mesh = CASES[name](adam()), jax.random.key(1), sharding.make_mesh(1, 1)
     init = case.algorithm.init
     layout = sharding.tree_sharding(mesh, jax.eval_shape(init, case.params, key))
     state = jax.jit(init, out_shardings=layout)(case.params, key)

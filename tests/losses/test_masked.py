@@ -96,7 +96,9 @@ def test_across_devices_the_mean_is_of_the_whole_batch() -> None:
         def local(x: jax.Array, mask: jax.Array) -> jax.Array:
             return masked.mean(jnp.square(x), mask, axis_name="data")
 
-        return jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P())(x, mask)
+        return jax.shard_map(local, mesh=mesh, in_specs=P("data"), out_specs=P())(
+            x, jnp.asarray(mask)
+        )
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(x)
     expected = jax.value_and_grad(lambda x: masked.mean(jnp.square(x), mask))(jnp.array(x))
