@@ -65,10 +65,12 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
     """
     rows, ways = NamedSharding(mesh, PartitionSpec(DATA)), mesh.shape[DATA]
     for name, x in batch.items():
-        if x.shape[0] % ways:
+        size = x.shape[0]
+        if size % ways:
+            nearest = max((size + ways // 2) // ways, 1) * ways
             raise UserError(
-                f"batch of {x.shape[0]} rows ({name}) does not divide over {ways} devices of the "
-                f"data axis; the nearest batch size that does is {-(-x.shape[0] // ways) * ways}"
+                f"batch of {size} rows ({name}) does not divide over {ways} devices of the "
+                f"data axis; the nearest batch size that does is {nearest}"
             )
     return {name: jax.device_put(x, rows) for name, x in batch.items()}
 

@@ -29,9 +29,7 @@ OPTIMIZER = {"learning_rate": 1e-2}
 
 CONFIG: dict[str, Any] = {
     "output_dir": "run",
-    "task": {
-        "sandbox": {"documents": 80, "demonstrations": 60, "prompts": 32, "test_prompts": 8}
-    },
+    "task": {"sandbox": {"documents": 80, "demonstrations": 60, "prompts": 32, "test_prompts": 8}},
     "test_preferences": 8,
     "pretrain": {
         **TRAINING,

@@ -204,6 +204,6 @@ RUNS = {
         ppo_run, Settings(num_ppo_epochs=2, kl_target=0.5, normalize_scores=True)
     ),
     "ppo, stopping early": functools.partial(
-        ppo_run, Settings(value_model="shared", num_mini_batches=2, target_kl=1e-4)
+        ppo_run, Settings(value_model="shared", num_ppo_epochs=2, target_kl=1e-4)
     ),
 }

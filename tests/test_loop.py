@@ -236,7 +236,7 @@ def test_a_number_that_is_not_finite_stops_the_run_and_is_not_saved(value):
 
 def test_the_message_names_the_checkpoint_that_there_is():
     """Not the one that `save_steps` alone would suggest: a run can stop and go on anywhere."""
-    with pytest.raises(NonFiniteError, match="training stopped$"):
+    with pytest.raises(NonFiniteError, match=r"training stopped$"):
         fit(Toy(bad_step=2), store=MemoryStore(), save_steps=2)
     store = MemoryStore()
     fit(Toy(), steps=3, store=store)

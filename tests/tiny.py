@@ -85,10 +85,10 @@ def good_log_prob(params: Any, tokens: np.ndarray, mask: np.ndarray) -> float:
 
 
 def texts(rng: np.random.Generator, last: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """`[size, 6]` right-padded random texts of ragged length whose last token is `last`."""
-    tokens = rng.integers(4, VOCAB, (size, 6)).astype(np.int32)
+    """`[size, 13]` random texts of three to six tokens whose last one is `last`, then padding."""
+    tokens = rng.integers(4, VOCAB, (size, 13)).astype(np.int32)
     lengths = rng.integers(3, 7, size)
-    mask = np.arange(6)[None, :] < lengths[:, None]
+    mask = np.arange(13)[None, :] < lengths[:, None]
     tokens[np.arange(size), lengths - 1] = last
     return np.where(mask, tokens, PAD), mask
 

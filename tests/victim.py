@@ -77,7 +77,7 @@ def instead_of_done() -> None:
 
 def arm(point: str) -> None:
     name, *numbers = point.split(":")
-    step, number = (int(x) for x in (numbers + ["0", "0"])[:2])
+    step, number = (int(x) for x in [*numbers, "0", "0"][:2])
     match name:
         case "save":
             at_save(step, lambda: kill_at_operation(number))

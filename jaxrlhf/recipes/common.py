@@ -243,7 +243,7 @@ class Stage:
 
     def begin(self) -> None:
         """Write the resolved config."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         save_resolved(self.config, self.folder)
 
     def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,6 +290,14 @@ class TrainingStage(Stage):
         }
 
 
+def make_folder(folder: Path) -> None:
+    """The folder of a run; that it cannot be made is the user's to put right."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir = {folder}: cannot be made ({error.strerror})") from error
+
+
 def refuse_another_config(folder: Path, config: Config) -> None:
     """Raise where `folder` holds a run with other settings and something to lose; list them."""
     path = folder / "config.yaml"
@@ -322,6 +330,7 @@ def train(
     open_log: Callable[[int], MetricsWriter] | None = None,
 ) -> State:
     """`loop.fit` in the folder of a stage, with its checkpoints, its log and a progress bar."""
+    stage.begin()
     store = stage.store()
     done = 0
     with progress(steps, stage.folder.name) as bar:

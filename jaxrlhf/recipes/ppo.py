@@ -6,6 +6,8 @@ is a saved reward model, or any Python callable (`run(config, reward_fn=...)`, o
 """
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -162,7 +164,6 @@ def run(
             return metrics | {"objective/score_heldout": metrics["eval/score"]}
 
         hooks.append(common.every(config.eval_steps, steps, evaluate, first=True))
-    stage.begin()
     state = common.train(
         stage,
         method,
@@ -194,9 +195,11 @@ def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.Reward
     if scalar is not None:
         return rewards.from_model(*scalar)
     name, _, function = str(config.reward_function).partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # `python -m` has it there, the installed command has not
     try:
         rule = getattr(importlib.import_module(name), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"reward_function = {config.reward_function!r}: {error}") from error
     return rewards.from_text(rule, rows.decoder(tokenizer), rows.columns(prompts))
 

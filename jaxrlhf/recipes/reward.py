@@ -82,7 +82,6 @@ def run(config: RewardConfig) -> dict[str, Any]:
     model = make_scalar_model(lm.config, final_norm=config.final_norm)
     params = model.init(jax.random.key(config.seed), lm_params)
     standard = normaliser(config, model, tokenizer, train, mesh)
-    stage.begin()
     if config.normalize_before:
         params = standard(params)
     steps = config.steps_for(len(train))

@@ -30,7 +30,7 @@ class RLHFConfig(Config):
     """The whole pipeline. Files, folders and seeds of the stages are filled in where left empty."""
 
     output_dir: str = Field(default="runs/rlhf", description="folder of this run")
-    seed: int = Field(default=0, ge=0, description="seed of every stage")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every stage")
     mesh: common.MeshConfig = Field(default=common.MeshConfig(), description="devices")
     stages: tuple[Literal["pretrain", "sft", "sample", "label", "reward", "ppo", "report"], ...] = (
         Field(default=STAGES, description="run these only; the ones before must be finished")
@@ -62,6 +62,7 @@ def run(config: RLHFConfig) -> dict[str, Any]:
     """Run the stages; the summary has the figures of the report."""
     folder = Path(config.output_dir)
     common.refuse_another_config(folder, config)
+    common.make_folder(folder)
     task = config.task.prepare(folder / "data", seed=config.seed)
     work = plan(config, task)
     if not set(work) & set(config.stages):

@@ -76,7 +76,6 @@ def run(config: SFTConfig) -> dict[str, Any]:
     if config.data.test:
         found = rows.read(config.data, config.data.test, reader, field="data.test")
         test = to_arrays(config, tokenizer, found)
-    stage.begin()
     steps = config.steps_for(len(train))
     algorithm = sft(
         lm,

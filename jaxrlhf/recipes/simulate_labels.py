@@ -70,7 +70,6 @@ def run(config: SimulateLabelsConfig) -> dict[str, Any]:
         lapse=config.labeller.lapse,
         seed=config.seed,
     )
-    stage.begin()
     records, labels, equal = [], [], 0
     for prompt, a, b in pairs(samples):
         if a == b:
@@ -84,6 +83,7 @@ def run(config: SimulateLabelsConfig) -> dict[str, Any]:
     if len(records) <= config.test_pairs:
         raise UserError(f"test_pairs = {config.test_pairs}: there are only {len(records)} pairs")
     cut = len(records) - config.test_pairs
+    stage.begin()
     preferences.write_rows(stage.folder / "preferences.jsonl", records[:cut])
     if config.test_pairs:
         preferences.write_rows(stage.folder / "test_preferences.jsonl", records[cut:])

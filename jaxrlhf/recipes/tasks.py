@@ -6,7 +6,8 @@ real sentences, real labels, and a judge that has seen neither the reward model'
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -74,10 +75,11 @@ class SandboxTask(Config):
 class SentimentTask(Config):
     """Continue the opening of a review so that it is positive (Ziegler et al. 2019, section 3.1).
 
-    The labelled training sentences are halved by a hash of their text: one half makes the reward
-    model's pairs, the prompts and the demonstrations; the judge is fitted on the other. Held-out
-    openings and test pairs are of the development sentences, which no stage is trained on. The
-    language model reads phrases of both halves, without labels.
+    The labelled training sentences are halved by a hash of their text: one half, with the labelled
+    phrases that stand in it alone, makes the reward model's pairs, the prompts and the
+    demonstrations; the judge is fitted on the other. Held-out openings and test pairs are of the
+    development sentences, which no stage is trained on. The language model reads phrases of both
+    halves, without labels.
     """
 
     sst2: str = Field(
@@ -92,8 +94,13 @@ class SentimentTask(Config):
     shortest_phrase: int = Field(
         default=4, ge=1, description="words; shorter phrases and sentences are not pre-trained on"
     )
-    pairs_per_sentence: int = Field(
-        default=4, ge=1, description="random negatives a positive sentence is preferred over"
+    pair_phrases: bool = Field(
+        default=True,
+        description="pairs of phrases too, not of whole sentences alone; no phrase that also "
+        "stands in a sentence of the judge",
+    )
+    pairs_per_text: int = Field(
+        default=1, ge=1, description="random negative texts a positive one is preferred over"
     )
 
     def prepare(self, folder: Path, *, seed: int) -> Task:
@@ -103,12 +110,14 @@ class SentimentTask(Config):
         for row in train:
             halves[_half(row.text)].append(row)
         mine, judged = halves["reward"], halves["judge"]
+        phrases = _labelled(self.sst2, "train_phrases")
+        paired = [*mine, *(_phrases_of(mine, judged, phrases) if self.pair_phrases else ())]
         judge = fit_judge([row.text for row in judged], [row.label for row in judged])
         words = self.opening_words
         seen = {_opening(row.text, words) for row in mine}
         unseen = {_opening(row.text, words) for row in held_out} - seen
         made = {
-            "corpus": [{"text": text} for text in self._corpus()],
+            "corpus": [{"text": text} for text in self._corpus(phrases)],
             "demonstrations": [
                 {"prompt": start, "completion": row.text[len(start) :]}
                 for row in mine
@@ -116,8 +125,8 @@ class SentimentTask(Config):
             ],
             "prompts": [{"prompt": start} for start in sorted(seen - {""})],
             "test_prompts": [{"prompt": start} for start in sorted(unseen - {""})],
-            "preferences": _pairs(mine, self.pairs_per_sentence, seed=seed),
-            "test_preferences": _pairs(held_out, self.pairs_per_sentence, seed=seed),
+            "preferences": _pairs(paired, self.pairs_per_text, seed=seed),
+            "test_preferences": _pairs(held_out, TEST_PAIRS, seed=seed),
         }
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows in made.items():
@@ -126,16 +135,18 @@ class SentimentTask(Config):
             preferences.write_rows(folder / f"{name}.jsonl", rows)
         return Task(judge=judge, **{name: (str(folder / f"{name}.jsonl"),) for name in made})
 
-    def _corpus(self) -> Iterator[str]:
-        phrases = (row.text for row in _labelled(self.sst2, "train_phrases"))
+    def _corpus(self, phrases: Sequence["Labelled"]) -> Iterator[str]:
         more = (s for file in self.texts for s in _sentences(sources.load_rows(file)))
-        for text in (*phrases, *more):
+        for text in (*(row.text for row in phrases), *more):
             if len(text.split()) >= self.shortest_phrase:
                 yield text
 
 
+TEST_PAIRS = 4  # a positive development sentence
+
+
 class Labelled(NamedTuple):
-    """A sentence and whether it is positive (1) or negative (0)."""
+    """A sentence or phrase and whether it is positive (1) or negative (0)."""
 
     text: str
     label: int
@@ -155,6 +166,27 @@ def _labelled(folder: str, name: str) -> list[Labelled]:
 
 def _half(sentence: str) -> str:
     return "reward" if unit_hash("sentiment half", sentence) < 0.5 else "judge"
+
+
+def _phrases_of(
+    mine: Sequence[Labelled], judged: Sequence[Labelled], phrases: Sequence[Labelled]
+) -> Iterator[Labelled]:
+    """Those that are part of a sentence of `mine` and of none of `judged`; whole ones left out."""
+    ours, theirs = (_parts(row.text for row in rows) for rows in (mine, judged))
+    whole = {row.text for row in mine}
+    for row in phrases:
+        if row.text in ours and row.text not in theirs and row.text not in whole:
+            yield row
+
+
+def _parts(sentences: Iterable[str]) -> set[str]:
+    """Every run of words of every sentence."""
+    found = set()
+    for sentence in sentences:
+        words = sentence.split()
+        for start in range(len(words)):
+            found.update(accumulate(words[start:], "{} {}".format))
+    return found
 
 
 def _opening(sentence: str, words: int) -> str:

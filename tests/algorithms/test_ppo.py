@@ -169,8 +169,8 @@ def test_collect_records_what_the_tables_say(by_hand, name):
 # ------------------------------------------------------------------ settings, one by one
 
 
-def test_minibatches_are_dealt_from_a_fresh_permutation_every_epoch(by_hand):
-    """`by_hand` is equal only for these orders; here: they are permutations, and they differ."""
+def test_a_fresh_permutation_every_epoch(by_hand):
+    """The step equals numpy's for these orders alone; they are permutations, and they differ."""
     first, second = (np.concatenate(epoch) for epoch in orders(by_hand["everything"][0]))
     assert sorted(first) == sorted(second) == list(range(8))
     assert list(first) != list(second)
@@ -323,7 +323,7 @@ def test_the_running_moments_of_scores_live_in_the_state(by_hand):
     assert float(third.extra["score_m2"]) == pytest.approx(16 * everything.var(), rel=1e-5)
 
 
-def test_the_reward_sees_the_truncated_text_and_the_policy_trains_on_all_of_it():
+def test_the_reward_sees_less_than_the_policy_trains_on():
     seen: list[rewards.Rollout] = []
 
     def record(rollout):

@@ -25,6 +25,7 @@ def review(word: str, thing: str, place: str) -> dict:
 TRAIN = [review(w, t, p) for w in GOOD + BAD for t in THINGS for p in ("him", "her")]
 DEV = [review(w, t, "them") for w in GOOD + BAD for t in THINGS]
 PHRASES = [{"sentence": s, "label": 1} for s in ("superb", "a moving film", "is a clever plot ,")]
+INNER = [row | {"sentence": row["sentence"][len("this ") : -len(" .")]} for row in TRAIN]
 PLAIN = [
     " = A Heading = ",
     "The Earl didn't write, did he? He saw 1 @,@ 200 (old) plays.Then he left.",
@@ -35,7 +36,11 @@ PLAIN = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sst2")
-    files = {"train_sentences": TRAIN, "dev_sentences": DEV, "train_phrases": PHRASES}
+    files = {
+        "train_sentences": TRAIN,
+        "dev_sentences": DEV,
+        "train_phrases": PHRASES + INNER + TRAIN,
+    }
     for name, rows in files.items():
         write(folder / f"{name}.jsonl.gz", rows)
     (folder / "plain.txt").write_text("\n".join(PLAIN) + "\n")
@@ -62,7 +67,7 @@ def task(folder, tmp_path_factory):
     return make(folder, tmp_path_factory.mktemp("task") / "new" / "data")
 
 
-LABEL = {row["sentence"]: row["label"] for row in TRAIN + DEV}
+LABEL = {row["sentence"]: row["label"] for row in TRAIN + DEV + INNER}
 IS_DEV = {row["sentence"] for row in DEV}
 
 
@@ -71,9 +76,24 @@ def test_a_positive_sentence_is_preferred_over_a_negative_one(task):
     assert all(LABEL[r["chosen"]] == 1 and LABEL[r["rejected"]] == 0 for r in rows + test)
     # 18 of the 36 sentences of DEV are positive, and each stands in 4 pairs.
     assert len(test) == 18 * 4 and {r["chosen"] for r in test} <= IS_DEV
-    assert len({r["rejected"] for r in test}) > 9
+    assert {r["rejected"] for r in test} <= IS_DEV and len({r["rejected"] for r in test}) > 9
     found = formats.preferences(sources.load_rows(task.preferences[0]))
     assert len(found) == len(rows)
+
+
+def sides(task) -> set[str]:
+    return {row[side] for row in read(task.preferences) for side in ("chosen", "rejected")}
+
+
+def test_phrases_are_paired_where_the_judge_has_not_read_them(folder, task, tmp_path):
+    mine = {row["prompt"] + row["completion"] for row in read(task.demonstrations)}
+    phrases = sides(task) - mine
+    # "superb" is in both halves. Of the inner phrases, each stands in one sentence alone.
+    assert phrases and {f"this {phrase} ." for phrase in phrases} <= mine
+    good = [row for row in TRAIN if row["label"] == 1 and row["sentence"] in mine]
+    assert len(read(task.preferences)) == 2 * len(good)  # each as sentence and as phrase
+    assert sides(make(folder, tmp_path, pair_phrases=False)) <= mine
+    assert len(read(make(folder, tmp_path, pairs_per_text=3).preferences)) == 6 * len(good)
 
 
 def test_the_halves_share_no_sentence_and_the_judge_has_seen_one_half_alone(
@@ -87,9 +107,8 @@ def test_the_halves_share_no_sentence_and_the_judge_has_seen_one_half_alone(
         tasks, "fit_judge", lambda texts, labels: (fitted.extend(texts), real(texts, labels))[1]
     )
     task = make(folder, tmp_path)
-    paired = {row[side] for row in read(task.preferences) for side in ("chosen", "rejected")}
     shown = {row["prompt"] + row["completion"] for row in read(task.demonstrations)}
-    assert paired <= shown and not shown & set(fitted)
+    assert not (shown | sides(task)) & set(fitted)
     assert shown | set(fitted) == {row["sentence"] for row in TRAIN}
     assert not IS_DEV & (shown | set(fitted))
 
@@ -118,7 +137,8 @@ def test_a_sentence_with_fewer_than_two_words_left_has_no_opening(folder, tmp_pa
 
 
 def test_plain_text_is_made_to_look_like_the_reviews(task):
-    assert [row["text"] for row in read(task.corpus)] == [
+    texts = [row["text"] for row in read(task.corpus)]
+    assert [text for text in texts if " by " not in text] == [
         "a moving film",  # "superb" is shorter than shortest_phrase
         "is a clever plot ,",
         "the earl did n't write , did he ?",
@@ -126,6 +146,7 @@ def test_plain_text_is_made_to_look_like_the_reviews(task):
         "then he left .",
         "it 's gone .",
     ]
+    assert len(texts) == 6 + len(INNER) + len(TRAIN)
 
 
 def test_files_follow_from_data_and_seed(folder, task, tmp_path):
