@@ -131,18 +131,23 @@ def save_model(directory: str | Path, params: Any, *, kind: str, config: dict[st
     directory = Path(directory).absolute()
     description = directory / "model.json"
     description.unlink(missing_ok=True)
-    shutil.rmtree(directory / "params", ignore_errors=True)
+    for old in directory.glob("params*"):  # also what a killed save left half-written
+        shutil.rmtree(old, ignore_errors=True)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(directory / "params", params)
-        temporary = description.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"kind": kind, "config": config}, indent=2) + "\n")
-        temporary.replace(description)
+        _write_description(description, {"kind": kind, "config": config})
     except Exception as error:
         raise CheckpointError(
             f"{directory}: the model could not be written ({_reason(error)})"
         ) from error
+
+
+def _write_description(path: Path, description: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(description, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def describe_model(directory: str | Path) -> tuple[str, dict[str, Any]]:

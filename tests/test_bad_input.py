@@ -137,7 +137,7 @@ CASES = {
         "no_answer.jsonl:1: no assistant turn",
     ),
     "no user turn": case(
-        f"{TUNE} format=examples data.train=[no_user.jsonl]", "no_user.jsonl:1: no user turn"
+        f"{TUNE} format=examples data.train=[no_user.jsonl]", "no_user.jsonl:1: ", "no messages"
     ),
     "over-long row": case(
         f"{TUNE} over_long=error data.train=[long.jsonl]",

@@ -317,7 +317,7 @@ def test_a_model_is_finished_when_its_description_is_there(tmp_path, monkeypatch
     if moment == "params":
         monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, "save", kill)
     else:
-        monkeypatch.setattr(checkpoint.json, "dumps", kill)
+        monkeypatch.setattr(checkpoint, "_write_description", kill)
     with pytest.raises(Killed):
         checkpoint.save_model(tmp_path, params(2), kind="lm", config={})
     monkeypatch.undo()

@@ -35,7 +35,7 @@ BANDIT = Settings(value_model="shared", num_ppo_epochs=1, whiten_advantages=Fals
 ONE_TOKEN = tables.sampling(max_new_tokens=1, stop_ids=())
 
 
-def bandit(*, reward: float, beta: float, start: float = 0.0, steps: int = 60) -> np.ndarray:
+def bandit(*, reward: float, beta: float, start: float = 0.0, steps: int = 50) -> np.ndarray:
     """One choice between two arms, 256 at a time by SGD: the share of `ARM` before every step.
 
     The reference takes either arm; `start` is by how much the policy's logit prefers `ARM`. The
@@ -88,25 +88,24 @@ def arm_share(state) -> float:
 
 
 def test_a_bandit_ends_where_the_coefficient_says():
-    """σ(1/β): .8808, .7311, .6225, so more β is less KL; without β nearly all; −r mirrors r.
+    """σ(1/β): .8808 and .6225, so more β is less KL; −r mirrors r; without β nearly all of it.
 
     Tolerance: the mean over the last 20 steps of a walk whose steps have a standard deviation of
     less than .02 around the optimum.
     """
-    ends = {beta: bandit(reward=1.0, beta=beta)[-20:].mean() for beta in (0.5, 1.0, 2.0)}
-    for beta, end in ends.items():
-        assert end == pytest.approx(1 / (1 + np.exp(-1 / beta)), abs=0.03)
-    assert ends[0.5] > ends[1.0] > ends[2.0] > 0.55
-    assert bandit(reward=1.0, beta=0.0, steps=40)[-1] > 0.95
-    assert bandit(reward=-1.0, beta=1.0)[-20:].mean() == pytest.approx(1 - 0.7311, abs=0.03)
+    ends = {beta: bandit(reward=1.0, beta=beta)[-20:].mean() for beta in (0.5, 2.0)}
+    assert ends[0.5] == pytest.approx(0.8808, abs=0.03)
+    assert ends[2.0] == pytest.approx(0.6225, abs=0.03)
+    assert bandit(reward=-1.0, beta=0.5)[-20:].mean() == pytest.approx(1 - 0.8808, abs=0.03)
+    assert bandit(reward=1.0, beta=0.0, steps=30)[-1] > 0.95
 
 
 def test_without_a_reward_the_policy_returns_to_the_reference():
-    """From σ(2) = .88 to .5, and nearer at every tenth step until it is there."""
-    shares = bandit(reward=0.0, beta=1.0, start=2.0, steps=60)
+    """From σ(2) = .88 to .5, where it stays: there every reward is 0."""
+    shares = bandit(reward=0.0, beta=1.0, start=2.0, steps=30)
     assert shares[0] == pytest.approx(0.8808, abs=1e-3)
-    assert shares[0] > shares[10] > shares[20]
-    assert shares[-20:].mean() == pytest.approx(0.5, abs=0.03)
+    assert shares[0] > shares[1] > shares[2] > 0.49
+    assert shares[-1] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_negated_reward_mirrors_the_step():

@@ -335,7 +335,7 @@ def test_prompts_padded_on_the_right_give_the_same_rollout():
     moved = {
         key: jnp.asarray(np.roll(x, 3, axis=1) if x.ndim == 2 else x) for key, x in given.items()
     }
-    assert moved["prompt_mask"][:, :2].all() and not moved["prompt_mask"][:, 3:].any()
+    assert not moved["prompt_mask"][:, 3:].any()
     batch, _ = first.case.algorithm.collect(first.state, lambda: moved, jax.random.key(1))
     assert_equal(batch, first.batch)
 

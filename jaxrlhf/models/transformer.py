@@ -82,8 +82,17 @@ class LM(NamedTuple):
 @functools.cache
 def make_lm(config: TransformerConfig) -> LM:
     """The model of a config. Cached: the same config gives the same object, so jit hits too."""
-    functions = (init, hidden, unembed, logits, decode_params, prefill, decode)
-    return LM(config, *(functools.partial(function, config) for function in functions))
+    bind = functools.partial
+    return LM(
+        config=config,
+        init=bind(init, config),
+        hidden=bind(hidden, config),
+        unembed=bind(unembed, config),
+        logits=bind(logits, config),
+        decode_params=bind(decode_params, config),
+        prefill=bind(prefill, config),
+        decode=bind(decode, config),
+    )
 
 
 # ------------------------------------------------------- the LM's functions, config first
@@ -361,7 +370,7 @@ def _embed(config, params, tokens, positions):
     return x
 
 
-def _final_norm(config, params, x):
+def _final_norm(config, params, x) -> Any:
     return Norm(config).apply({"params": params["final_norm"]}, x)
 
 

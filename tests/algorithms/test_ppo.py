@@ -357,6 +357,21 @@ def test_rows_reach_the_reward():
     assert isinstance(rows[0], np.ndarray) and list(rows[0]) == list(range(8))
 
 
+def test_a_value_network_of_another_kind_is_used_in_rollout_and_update():
+    """One that says three times as much: were only one of the two to ask it, values would jump."""
+
+    def apply(params, tokens, mask):
+        return 3 * tables.SCALAR.apply(params, tokens, mask)
+
+    network = tables.SCALAR._replace(apply=apply)
+    settings = Settings(num_ppo_epochs=1, cliprange_value=1e-4)
+    run = tables.ppo_run(settings, value_network=network)
+    other = tables.ppo_run(settings)
+    np.testing.assert_allclose(run.batch["values"], 3 * other.batch["values"], atol=1e-6)
+    _, metrics = run.update(run.state, run.batch, run.key)
+    assert float(metrics["value/clip_fraction"]) == 0
+
+
 def test_a_vocabulary_in_chunks_changes_nothing(by_hand):
     """The loss and the rollout, one vocabulary entry in four at a time."""
     run, (new, metrics), _ = by_hand["one update"]
