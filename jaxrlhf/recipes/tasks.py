@@ -129,11 +129,13 @@ class SentimentTask(Config):
             "test_preferences": _pairs(held_out, TEST_PAIRS, seed=seed),
         }
         folder.mkdir(parents=True, exist_ok=True)
+        files = {}
         for name, rows in made.items():
             if not rows:
                 raise DataError(f"{self.sst2}: leaves no {name} (opening_words = {words})")
             preferences.write_rows(folder / f"{name}.jsonl", rows)
-        return Task(judge=judge, **{name: (str(folder / f"{name}.jsonl"),) for name in made})
+            files[name] = (str(folder / f"{name}.jsonl"),)
+        return Task(judge=judge, **files)
 
     def _corpus(self, phrases: Sequence["Labelled"]) -> Iterator[str]:
         more = (s for file in self.texts for s in _sentences(sources.load_rows(file)))

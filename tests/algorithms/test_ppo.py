@@ -40,7 +40,7 @@ BY_HAND = {
             vf_coef=0.5,
             entropy_coef=0.2,
             kl_coef=0.3,
-            kl_target=0.5,
+            kl_target=2.6,  # the error, .10, is not clipped
             kl_horizon=100,
             missing_eos_penalty=1.0,
             missing_eos_rule="subtract",
@@ -121,6 +121,7 @@ def test_a_step_equals_the_one_written_out_in_numpy(by_hand, name):
         np.testing.assert_allclose(found[leaf], x, atol=1e-5, err_msg=leaf)
         assert np.max(abs(found[leaf] - flat(run.state.params)[leaf])) > 1e-3, leaf
     assert float(new.extra["kl_coef"]) == pytest.approx(beta, rel=1e-6)
+    assert int(new.step) == 1
 
 
 @pytest.mark.parametrize("name", BY_HAND)
