@@ -395,3 +395,25 @@ def test_the_process_itself_exits_with_that_code_and_message(folder):
 def test_the_good_command_is_good(folder, tmp_path, capfd):
     """So that the cases above fail for their own mistake alone."""
     assert run(folder, capfd, *split(FROM_SCRATCH), f"output_dir={tmp_path}")[0] == 0
+
+
+def test_where_pad_is_the_end_token_the_end_is_still_learnt(folder, tmp_path, monkeypatch):
+    """Masks say what is padding, never the token: a tokenizer without a pad token is no mistake."""
+    from jaxrlhf.data.tokenizer import load_tokenizer
+    from jaxrlhf.recipes import sft
+
+    model = clone(folder, f"{tmp_path.name}_no_pad")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(folder)
+    tokenizer = load_tokenizer(model)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    config = sft.SFTConfig.load(None, split(SFT)[1:])
+    found = sft.rows.read(config.data, config.data.train, sft.formats.texts, field="data.train")
+    columns = sft.to_arrays(config, tokenizer, found).columns
+    ends = columns["tokens"] == tokenizer.eos_token_id
+    # "the waiter brought a soup ." is 6 tokens; the 7th ends it and is learnt, 33 are padding.
+    assert columns["mask"].sum(axis=1).tolist() == [7] * 20
+    assert ends.sum(axis=1).tolist() == [34] * 20
+    assert (ends & columns["loss_mask"]).sum(axis=1).tolist() == [1] * 20

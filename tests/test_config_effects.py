@@ -343,7 +343,11 @@ def seen(observe: Callable[..., Any], *overrides: str) -> Any:
     return observe(*overrides)
 
 
-@pytest.mark.parametrize("observe", [probes.optimizer, probes.model, probes.task], ids=str)
+@pytest.mark.parametrize(
+    "observe",
+    [probes.optimizer, probes.model, probes.task],
+    ids=lambda probe: probe.__name__,
+)
 def test_without_a_change_a_probe_sees_no_difference(observe):
     assert observe() == observe()
 

@@ -4,6 +4,7 @@ Points, each reached in the middle of an ordinary run:
 
     save:K:N   SIGKILL at the N-th file operation in the temporary folder of checkpoint K
     term:K     SIGTERM when the metrics of step K have been written
+    model:N    SIGKILL at the N-th such operation when the finished model is saved
     done       SIGKILL when the model is saved and `done.json` is not yet
     full:K:N   from the save of checkpoint K on, no file can grow beyond N bytes
 """
@@ -49,6 +50,16 @@ def kill_at_operation(number: int) -> None:
     sys.addaudithook(hook)
 
 
+def at_model(harm: Callable[[], None]) -> None:
+    save = checkpoint.save_model
+
+    def watched(*args: Any, **options: Any) -> None:
+        harm()
+        save(*args, **options)
+
+    checkpoint.save_model = watched
+
+
 def full(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
@@ -83,6 +94,8 @@ def arm(point: str) -> None:
             at_save(step, lambda: kill_at_operation(number))
         case "full":
             at_save(step, lambda: full(number))
+        case "model":
+            at_model(lambda: kill_at_operation(step))
         case "term":
             at_row(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         case "done":

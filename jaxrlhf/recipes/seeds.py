@@ -51,8 +51,9 @@ def run(config: SeedsConfig) -> dict[str, Any]:
     for seed in config.seeds:
         console.rule(f"seed {seed}")
         try:
-            summaries[seed] = rlhf.run(pipeline(config, seed))
-            lines.append(row(config, seed, summaries[seed]))
+            summary = rlhf.run(pipeline(config, seed))
+            lines.append(row(config, seed, summary))
+            summaries[seed] = summary
         except UserError as error:
             console.print(f"seed {seed} failed: {error}", markup=False)
             lines.append([str(seed), "failed", "", "", "", "", "FAIL"])
