@@ -9,14 +9,13 @@ No pickles, no code: arrays and JSON only.
 import json
 import logging
 import shutil
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 from jaxrlhf.errors import CheckpointError
 
@@ -76,8 +75,7 @@ class Checkpoints:
         problems = []
         for step in reversed(steps):
             try:
-                with _without_late_tracebacks():
-                    items = self._read(step, abstract)
+                items = self._read(step, abstract)
             except _Mismatch as error:
                 raise CheckpointError(f"{self.directory / str(step)}: {error}") from None
             except Exception as error:
@@ -174,8 +172,8 @@ def load_params(directory: str | Path, abstract: Any) -> Any:
     """
     folder = Path(directory).absolute() / "params"
     try:
-        with _without_late_tracebacks(), ocp.StandardCheckpointer() as checkpointer:
-            check_shapes(stored_shapes(folder), abstract)
+        check_shapes(stored_shapes(folder), abstract)
+        with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder, abstract)
     except _Mismatch as error:
         raise CheckpointError(f"{folder}: {error}") from None
@@ -191,14 +189,15 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every array in an orbax folder.
 
     Raises:
-      FileNotFoundError: the folder is damaged (orbax then lists nothing, and says so in its log).
+      Exception: the folder is damaged; several kinds.
     """
+    _read_index(folder)
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(folder)
     tree = getattr(metadata, "item_metadata", metadata)
     shapes = _shapes(getattr(tree, "tree", tree))
     if not shapes:
-        raise FileNotFoundError(f"{folder}: files are missing or cut short")
+        raise FileNotFoundError(f"{folder}: its list of names is missing or cut short")
     return shapes
 
 
@@ -219,20 +218,19 @@ def check_shapes(stored: dict[str, tuple[int, ...]], abstract: Any) -> None:
         raise _Mismatch(f"a checkpoint of another model: {shown}")
 
 
-@contextmanager
-def _without_late_tracebacks():
-    """Orbax reads arrays at once; where one fails, the others report to a loop that is closed."""
-    before = sys.unraisablehook
+def _read_index(folder: Path) -> None:
+    """Raise where the list of arrays, or the description of one, cannot be read.
 
-    def hook(problem: Any) -> None:
-        if str(problem.exc_value) != "Event loop is closed":
-            before(problem)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+    Orbax asks for all at once. Where one fails it lists nothing, and prints a traceback for each of
+    the others, which report to an event loop that is closed by then.
+    """
+    files = {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+    described = [name for name in store.list().result() if name.endswith(b"/.zarray")]
+    for name in described:
+        store.read(name).result()
+    if not described:
+        raise FileNotFoundError(f"{folder}: files are missing")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

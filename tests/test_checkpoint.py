@@ -19,9 +19,6 @@ from jaxrlhf.errors import CheckpointError
 
 SHAPE = (8, 4)
 
-# Orbax works on arrays at once; where one fails, the others may report it to nobody, and late.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 class Position:
     """Data that is at batch `at`."""

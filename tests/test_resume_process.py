@@ -15,7 +15,6 @@ import jax
 import micro
 import numpy as np
 import orbax.checkpoint as ocp
-import pytest
 
 from jaxrlhf.metrics import read_completions, read_metrics
 
@@ -157,7 +156,6 @@ def damage(stage: Path, step: int) -> None:
         path.write_bytes(path.read_bytes()[:100])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(tmp_path, capfd):
     folder = micro.copy(tmp_path, "report")
     stage = folder / "run" / "ppo"
@@ -170,7 +168,6 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(tmp_path, capf
     assert_same(stage, micro.pipeline() / "run" / "ppo")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_where_no_checkpoint_can_be_read_the_run_stops(tmp_path, capfd):
     folder = micro.copy(tmp_path, "report")
     stage = folder / "run" / "ppo"

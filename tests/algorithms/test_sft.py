@@ -9,7 +9,7 @@ import pytest
 import tables
 from ppo_by_hand import log_softmax
 
-from jaxrlhf.algorithms.sft import predicted
+from jaxrlhf.algorithms.sft import predicted, sft
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,23 @@ def test_packed_rows_cost_what_their_texts_cost_apart(run):
     np.testing.assert_allclose(
         new.params["embed"]["embedding"], apart.params["embed"]["embedding"], atol=1e-6
     )
+
+
+def test_the_model_is_told_where_texts_begin(run):
+    """A table cannot look back, so it would not notice; a transformer attends within a segment."""
+    seen = []
+
+    def hidden(*args, segment_ids=None):
+        seen.append(segment_ids)
+        return tables.LM_TABLE.hidden(*args)
+
+    algorithm = sft(tables.LM_TABLE._replace(hidden=hidden), tables.sgd(1.0))
+    segments = jnp.where(run.batch["mask"], 3, 0)
+    algorithm.update(run.state, {**run.batch, "segment_ids": segments}, run.key)
+    assert seen[0].shape == segments.shape
+    seen.clear()
+    algorithm.update(run.state, run.batch, run.key)
+    assert seen == [None]
 
 
 def test_a_vocabulary_in_chunks_changes_nothing(run):
