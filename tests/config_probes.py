@@ -27,11 +27,12 @@ import tiny
 from jaxrlhf import inference
 from jaxrlhf.algorithms.rollouts import visible
 from jaxrlhf.data import formats
+from jaxrlhf.data import tokenizer as tokenizers
 from jaxrlhf.errors import UserError
 from jaxrlhf.metrics import read_metrics
 from jaxrlhf.models import make_lm
 from jaxrlhf.optim import OptimizerConfig, make_optimizer
-from jaxrlhf.recipes import common, ppo, rows, sample, sft, simulate_labels
+from jaxrlhf.recipes import blocks, ppo, rows, sample, sft, simulate_labels, stages
 from jaxrlhf.recipes.tasks import TaskConfig
 from jaxrlhf.sandbox.labeller import Labeller
 
@@ -68,7 +69,7 @@ def optimizer(*overrides: str) -> str:
 
 def model(*overrides: str) -> str:
     """Parameters and gradient of a model for 9 words, and whether it reads 40 tokens."""
-    config = common.ModelConfig.load(
+    config = blocks.ModelConfig.load(
         None, ("d_model=16", "num_layers=1", "num_heads=2", "max_positions=40", *overrides)
     )
     lm = make_lm(config.build(9))
@@ -105,7 +106,7 @@ def data(*overrides: str) -> str:
     found: list[str] = []
 
     def read() -> None:
-        config = common.DataConfig.load(None, ("train=[rows.jsonl]", *overrides))
+        config = blocks.DataConfig.load(None, ("train=[rows.jsonl]", *overrides))
         loaded = rows.read(config, config.train, formats.texts, field="train")
         found.extend(item.text for item in loaded)
 
@@ -117,7 +118,7 @@ def data(*overrides: str) -> str:
 def prompts(*overrides: str) -> str:
     write("prompts.jsonl", '{"prompt": "a soup"}\n{"prompt": "the kind cook", "other": "a pie"}\n')
     write("more.jsonl", '{"prompt": "a soup", "other": "a cake"}\n')
-    words = common.tokenizers.word_tokenizer(["a", "the", "kind", "soup", "pie", "cake", "cook"])
+    words = tokenizers.word_tokenizer(["a", "the", "kind", "soup", "pie", "cake", "cook"])
     with contextlib.chdir(micro.scratch()):
         config = rows.PromptsConfig.load(None, ("files=[prompts.jsonl]", *overrides))
         found, _ = rows.prompts(words, config, field="prompts")
@@ -140,7 +141,7 @@ def sampling(*overrides: str) -> str:
 def truncation(*overrides: str) -> str:
     """What a reward sees of "<eos> is token 2, the words are 4 and 5" responses."""
     config = ppo.TruncationConfig.load(None, overrides)
-    words = common.tokenizers.word_tokenizer(["soup", "pie"])
+    words = tokenizers.word_tokenizer(["soup", "pie"])
     tokens = jnp.array([[4, 5, 4, 5, 4], [4, 4, 5, 2, 0]])
     rollout = inference.Generation(
         tokens, tokens > 0, jnp.zeros((2, 4)), finished=jnp.array([False, True])
@@ -149,7 +150,7 @@ def truncation(*overrides: str) -> str:
 
 
 def mesh(*overrides: str) -> str:
-    return str(common.MeshConfig.load(None, overrides).build())
+    return str(blocks.MeshConfig.load(None, overrides).build())
 
 
 def world(*overrides: str) -> str:
@@ -234,8 +235,8 @@ def folder(*overrides: str) -> str:
     home = new_folder()
     with contextlib.chdir(home), mock.patch.dict(sys.modules, {"wandb": wandb}):
         fixed = ("output_dir=here", "save_steps=2", "keep_checkpoints=9")
-        stage = common.TrainingStage(common.TrainConfig.load(None, (*fixed, *overrides)))
-        common.train(
+        stage = stages.TrainingStage(blocks.TrainConfig.load(None, (*fixed, *overrides)))
+        stages.train(
             stage,
             test_loop.Toy().algorithm(),
             test_loop.PARAMS,

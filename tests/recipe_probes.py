@@ -1,6 +1,6 @@
 """Recipes run up to where something long would begin, for `test_config_effects.py`.
 
-Training stages stop where `common.train` is called and are asked what they would train; stages
+Training stages stop where `stages.train` is called and are asked what they would train; stages
 that draw answers get a stand-in for the sampler; the pipeline gets stand-ins for its stages. They
 run on the models and files of the tiny pipeline (`micro.py`).
 """
@@ -23,7 +23,18 @@ from jaxrlhf import inference, rewards
 from jaxrlhf.algorithms import ppo as ppo_algorithm
 from jaxrlhf.metrics import read_completions
 from jaxrlhf.models import heads
-from jaxrlhf.recipes import common, ppo, reward, rlhf, sample, seeds, sft, simulate_labels
+from jaxrlhf.recipes import (
+    blocks,
+    ppo,
+    reward,
+    rlhf,
+    sample,
+    saved,
+    seeds,
+    sft,
+    simulate_labels,
+    stages,
+)
 from jaxrlhf.recipes.tasks import Task
 
 # Recipes up to where training, or sampling, would begin.
@@ -34,7 +45,7 @@ class Enough(Exception):
 
 
 class Stage:
-    """What a training recipe hands to `common.train`."""
+    """What a training recipe hands to `stages.train`."""
 
     def __init__(self, given: dict[str, Any], evaluations: list[tuple]):
         self.given, self.evaluations = given, evaluations
@@ -94,8 +105,8 @@ def training_stage(recipe: str, *overrides: str) -> Stage:
 
     with (
         contextlib.chdir(micro.pipeline()),
-        mock.patch.object(common, "train", train),
-        mock.patch.object(common, "every", every),
+        mock.patch.object(stages, "train", train),
+        mock.patch.object(stages, "every", every),
         contextlib.suppress(Enough),
     ):
         module.run(module.CONFIG.load(None, (*base, *overrides)))
@@ -273,8 +284,8 @@ REFERENCE: Overrides = (
 def make_other_reward() -> None:
     """A reward model that scores twice as high."""
     folder = str(micro.pipeline() / "run" / "reward" / "model")
-    model, params, words = common.load_scalar(folder, common.MeshConfig().build())
-    common.save_scalar(Path(OTHER_REWARD), model, heads.affine(params, 2.0, 0.0), words)
+    model, params, words = saved.load_scalar(folder, blocks.MeshConfig().build())
+    saved.save_scalar(Path(OTHER_REWARD), model, heads.affine(params, 2.0, 0.0), words)
 
 
 def make_fewer_samples() -> None:

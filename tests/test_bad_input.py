@@ -342,6 +342,19 @@ def test_another_config_in_a_used_folder_is_refused_and_compared(folder, capfd):
     assert run(folder, capfd, *split(REWARD), "tensorboard=true", "save_steps=9")[0] == 0
 
 
+def test_a_field_that_is_younger_than_the_run_counts_as_its_default(folder, capfd):
+    path = folder / "run" / "reward" / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("lapse:")]
+    assert len(kept) == len(lines) - 1
+    path.write_text("".join(kept))
+    assert run(folder, capfd, *split(REWARD))[0] == 0
+    code, err = run(folder, capfd, *split(REWARD), "lapse=0.1")
+    assert (
+        code == 2 and "lapse: Ellipsis there" not in err and "lapse: absent there, 0.1 now" in err
+    )
+
+
 def test_where_nothing_was_saved_a_corrected_config_is_welcome(folder, tmp_path, capfd):
     argv = [*split(RULE), "save_steps=0", f"output_dir={tmp_path}"]
     assert run(folder, capfd, *argv, "reward_function=reward_rules:one_too_few")[0] == 2

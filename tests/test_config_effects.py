@@ -361,7 +361,7 @@ def test_the_program_of_an_update_is_the_same_text_each_time():
 
 @pytest.mark.parametrize("recipe", HELD_OUT)
 def test_a_recipe_trains_in_the_folder_of_its_own_config(recipe):
-    """So what is shown for `common.train` (checkpoints, logs, seed) holds for the recipe."""
+    """So what is shown for `stages.train` (checkpoints, logs, seed) holds for the recipe."""
     stage = recipes.training_stage(recipe, "seed=4", "save_steps=7")
     assert type(stage.config) is config_of(recipe)
     assert (stage.config.seed, stage.config.save_steps) == (4, 7)

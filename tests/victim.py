@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxrlhf import checkpoint, cli, metrics
-from jaxrlhf.recipes import common
+from jaxrlhf.recipes import stages
 
 
 def kill() -> None:
@@ -76,14 +76,14 @@ def at_row(step: int, harm: Callable[[], None]) -> None:
 
 
 def instead_of_done() -> None:
-    write = common.write_json
+    write = stages.write_json
 
     def watched(path: Any, value: Any) -> None:
         if path.name == "done.json":
             kill()
         write(path, value)
 
-    common.write_json = watched
+    stages.write_json = watched
 
 
 def arm(point: str) -> None:

@@ -88,6 +88,8 @@ class Settings:
 
     def __post_init__(self):
         check_settings(self)
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_coef = 0 stays 0: an adaptive coefficient (kl_target) is scaled")
         if self.kl_in == "reward" and self.kl_estimator == "k2":
             raise ValueError("kl_estimator k2 is for kl_in: loss; in the reward use k1")
         if self.kl_in == "loss" and self.kl_estimator != "k2":

@@ -81,8 +81,6 @@ def load_tokenizer(path: str | Path) -> Any:
     Raises:
       DataError: no such folder (with the nearest name), or nothing in it that can be read.
     """
-    from transformers import AutoTokenizer
-
     folder = Path(path).expanduser()
     local = folder.is_dir()
     if not local and (str(path).startswith(("/", ".", "~")) or folder.exists()):
@@ -90,7 +88,7 @@ def load_tokenizer(path: str | Path) -> Any:
     if local and not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise DataError(f"{folder}: holds none of {', '.join(TOKENIZER_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(
             str(folder if local else path), local_files_only=local, trust_remote_code=False
         )
     except Exception as problem:  # the library raises many kinds for unreadable folders
@@ -178,11 +176,24 @@ def _split_words(backend):
     return backend
 
 
-def _wrap(backend, specials: list[str], *, unk: bool):
-    from transformers import PreTrainedTokenizerFast
+def _transformers():
+    """The library, imported on use, without its advice to install PyTorch: none is needed here."""
+    log = logging.getLogger("transformers")
 
+    def not_of_pytorch(record: logging.LogRecord) -> bool:
+        return "PyTorch was not found" not in record.getMessage()
+
+    log.addFilter(not_of_pytorch)
+    try:
+        import transformers
+    finally:
+        log.removeFilter(not_of_pytorch)
+    return transformers
+
+
+def _wrap(backend, specials: list[str], *, unk: bool):
     more = [token for token in specials if token not in (PAD, BOS, EOS, UNK)]
-    return PreTrainedTokenizerFast(
+    return _transformers().PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,
         bos_token=BOS,

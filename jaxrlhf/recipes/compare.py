@@ -18,7 +18,7 @@ from jaxrlhf.data.rows import Loaded
 from jaxrlhf.errors import CheckpointError, DataError
 from jaxrlhf.evals import baselines, calibration, tfidf
 from jaxrlhf.evals.baselines import Scores
-from jaxrlhf.recipes import common
+from jaxrlhf.recipes import blocks, saved, stages
 
 MEAN, OWN, EVERY, SHORT = "mean of them", "TF-IDF, own file", "TF-IDF, all files", "shorter"
 BATCH = 64
@@ -64,7 +64,7 @@ def run(
         parts.append(f"### {name}\n\n{baselines.markdown(found, reference=OWN)}\n")
         results[name] = [row._asdict() for row in found]
         draw_calibration(out / f"calibration_{name}.png", best, title=f"Calibration, {name}")
-    common.write_json(out / "comparison.json", results)
+    stages.write_json(out / "comparison.json", results)
     (out / "comparison.md").write_text("\n".join(parts))
     return "\n".join(parts)
 
@@ -85,8 +85,8 @@ def answers(pairs: Loaded[Preference]) -> tuple[list[str], list[str]]:
 
 def score_pairs(folder: str, pairs: Loaded[Preference]) -> Scores:
     """Scores `[N]` of chosen and rejected answers, in nats, by a finished reward stage's model."""
-    mesh = common.MeshConfig().build()
-    model, params, tokenizer = common.load_scalar(str(Path(folder) / "model"), mesh)
+    mesh = blocks.MeshConfig().build()
+    model, params, tokenizer = saved.load_scalar(str(Path(folder) / "model"), mesh)
     encoded = chat.encode_rows(tokenizer, pairs)
     if len(encoded) != len(pairs):
         raise DataError(f"{pairs.rows.name}: not every pair can be scored: {encoded.skipped}")
@@ -113,7 +113,7 @@ def nats_per_score(folder: str) -> float:
     path = Path(folder) / "done.json"
     if not path.is_file():
         raise CheckpointError(f"{folder}: no finished reward stage (no done.json)")
-    return float(common.read_json(path)["nats_per_score"])
+    return float(stages.read_json(path)["nats_per_score"])
 
 
 def draw_calibration(path: Path, found: calibration.PairReport, *, title: str) -> None:

@@ -19,21 +19,22 @@ from pydantic import Field
 from jaxrlhf import rewards
 from jaxrlhf.algorithms import ppo as algorithm
 from jaxrlhf.algorithms.rollouts import Truncation, check_sampling
+from jaxrlhf.config import Config
 from jaxrlhf.data import pipeline
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy, lowest_and_random
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.models import make_scalar_model
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import common, rows
+from jaxrlhf.recipes import blocks, rows, saved, stages
 from jaxrlhf.recipes.sample import SamplingConfig
 
 
-class SettingsConfig(common.config_of(algorithm.Settings)):
+class SettingsConfig(blocks.config_of(algorithm.Settings)):
     """Hyper-parameters of PPO, by the papers' names."""
 
 
-class TruncationConfig(common.Config):
+class TruncationConfig(Config):
     """What the reward sees of a response; the policy trains on all it sampled."""
 
     token: str | None = Field(
@@ -43,7 +44,7 @@ class TruncationConfig(common.Config):
     after: int = Field(default=0, ge=0, description="not before this many response tokens")
 
 
-class PPOConfig(common.TrainConfig):
+class PPOConfig(blocks.TrainConfig):
     """PPO."""
 
     policy: str | None = Field(
@@ -84,9 +85,9 @@ class PPOConfig(common.TrainConfig):
         check_sampling(self.sampling.with_ids(eos_id=0, pad_id=0))
         split = self.ppo.model_dump()
         pieces, parts = split["num_mini_batches"], split["gradient_accumulation_steps"]
-        common.divides("batch_size", self.batch_size, "ppo.num_mini_batches", pieces)
+        blocks.divides("batch_size", self.batch_size, "ppo.num_mini_batches", pieces)
         rows = self.batch_size // pieces
-        common.divides("a minibatch", rows, "ppo.gradient_accumulation_steps", parts)
+        blocks.divides("a minibatch", rows, "ppo.gradient_accumulation_steps", parts)
         return self
 
 
@@ -107,18 +108,18 @@ def run(
     judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Train, save `model/`; the summary has the last step's metrics."""
-    stage = common.TrainingStage(config)
+    stage = stages.TrainingStage(config)
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    lm, reference, tokenizer = common.load_lm(common.required("policy", config.policy), mesh)
+    lm, reference, tokenizer = saved.load_lm(blocks.required("policy", config.policy), mesh)
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
     sampling = config.sampling.build(tokenizer)
     rows.leave_room(lm, prompts, sampling, field="prompts")
     scalar = load_reward_model(config, tokenizer, mesh)
     if reward_fn is None:
         reward_fn = make_reward(config, scalar, tokenizer, found)
-    settings = common.settings_of(config.ppo, algorithm.Settings)
+    settings = blocks.settings_of(config.ppo, algorithm.Settings)
     steps = config.steps_for(len(prompts))
     optimizer = make_optimizer(
         total_steps=steps * settings.num_ppo_epochs * settings.num_mini_batches,
@@ -163,8 +164,8 @@ def run(
             metrics = found.means()
             return metrics | {"objective/score_heldout": metrics["eval/score"]}
 
-        hooks.append(common.every(config.eval_steps, steps, evaluate, first=True))
-    state = common.train(
+        hooks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
+    state = stages.train(
         stage,
         method,
         params,
@@ -175,7 +176,7 @@ def run(
         shown=("objective/score", "objective/kl_k1"),
         open_log=open_log,
     )
-    common.save_lm(stage.model_dir, lm, state.params["policy"], tokenizer)
+    saved.save_lm(stage.model_dir, lm, state.params["policy"], tokenizer)
     return stage.finish({"steps": steps, **stage.last_metrics()})
 
 
@@ -183,8 +184,8 @@ def load_reward_model(config: PPOConfig, tokenizer, mesh):
     """Model and parameters, or None where the reward is a function."""
     if config.reward_model is None:
         return None
-    model, params, other = common.load_scalar(config.reward_model, mesh)
-    common.same_tokenizer(tokenizer, other, "policy and reward model")
+    model, params, other = saved.load_scalar(config.reward_model, mesh)
+    saved.same_tokenizer(tokenizer, other, "policy and reward model")
     return model, params
 
 

@@ -19,7 +19,7 @@ from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy
 from jaxrlhf.metrics import read_metrics, series
 from jaxrlhf.plots import Line, Panel
 from jaxrlhf.progress import console
-from jaxrlhf.recipes import common, rows
+from jaxrlhf.recipes import rows, saved, stages
 from jaxrlhf.recipes.ppo import PPOConfig
 from jaxrlhf.report import Report
 
@@ -44,7 +44,7 @@ def run(config: Any, ppo: PPOConfig, *, judge: Judge | None = None) -> dict[str,
     path = report.save(root / "report")
     write_samples(root / "report" / "samples.jsonl", before, after)
     summary |= pairs | {"training_seconds": training_seconds(root)}
-    common.write_json(root / "summary.json", summary)
+    stages.write_json(root / "summary.json", summary)
     console.print(f"report: {path.absolute()}")
     return summary
 
@@ -64,9 +64,9 @@ def evaluate(
 ) -> tuple[PolicyEvaluation, PolicyEvaluation]:
     """Reference and trained policy on the held-out prompts."""
     mesh = ppo.mesh.build()
-    lm, reference, tokenizer = common.load_lm(str(ppo.policy), mesh)
-    _, policy, _ = common.load_lm(str(root / "ppo" / "model"), mesh)
-    model, reward_params, _ = common.load_scalar(str(ppo.reward_model), mesh)
+    lm, reference, tokenizer = saved.load_lm(str(ppo.policy), mesh)
+    _, policy, _ = saved.load_lm(str(root / "ppo" / "model"), mesh)
+    model, reward_params, _ = saved.load_scalar(str(ppo.reward_model), mesh)
     prompts, _ = rows.prompts(tokenizer, ppo.eval_prompts, field="eval_prompts")
     parts = np.array_split(np.arange(len(prompts)), -(-len(prompts) // BATCH))
     batches = [prompts.take(part) for part in parts]
@@ -183,7 +183,7 @@ def reward_model(report: Report, root: Path) -> dict[str, Any]:
     path = root / "reward" / "pair_scores.json"
     if not path.is_file():
         return {}
-    scores = common.read_json(path)
+    scores = stages.read_json(path)
     found = calibration.evaluate_pairs(scores["chosen"], scores["rejected"], labels=scores["label"])
     report.heading("Is the reward model right, and does it know when?")
     report.table(
@@ -219,7 +219,7 @@ def training(report: Report, root: Path, config: Any) -> None:
 
 def training_seconds(root: Path) -> float:
     """Wall-clock seconds of all stages, compilation included."""
-    return sum(common.read_json(path)["seconds"] for path in sorted(root.glob("*/done.json")))
+    return sum(stages.read_json(path)["seconds"] for path in sorted(root.glob("*/done.json")))
 
 
 def write_samples(path: Path, before: PolicyEvaluation, after: PolicyEvaluation) -> None:

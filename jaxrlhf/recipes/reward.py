@@ -18,17 +18,17 @@ from jaxrlhf.data.arrays import Arrays
 from jaxrlhf.evals import calibration
 from jaxrlhf.models import heads, make_scalar_model
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import common, rows
+from jaxrlhf.recipes import blocks, rows, saved, stages
 from jaxrlhf.recipes.sample import SamplingConfig
 
 NORMALISATION_PROMPTS = 256
 
 
-class RewardConfig(common.SupervisedConfig):
+class RewardConfig(blocks.SupervisedConfig):
     """Training of a reward model."""
 
     model_path: str | None = Field(default=None, description="language model it starts from")
-    data: common.DataConfig = Field(default=common.DataConfig(), description="preference pairs")
+    data: blocks.DataConfig = Field(default=blocks.DataConfig(), description="preference pairs")
     max_length: int = Field(
         default=128, ge=2, description="longest prompt and answer together, in tokens"
     )
@@ -66,13 +66,11 @@ CONFIG = RewardConfig
 
 def run(config: RewardConfig) -> dict[str, Any]:
     """Train, normalise, save `model/`; the summary has accuracy and calibration."""
-    stage = common.TrainingStage(config)
+    stage = stages.TrainingStage(config)
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    lm, lm_params, tokenizer = common.load_lm(
-        common.required("model_path", config.model_path), mesh
-    )
+    lm, lm_params, tokenizer = saved.load_lm(blocks.required("model_path", config.model_path), mesh)
     rows.check_length(lm, config.max_length)
     load: dict[str, Any] = {"max_length": config.max_length, "over_long": config.over_long}
     train = rows.pairs(tokenizer, config.data, config.data.train, field="data.train", **load)
@@ -99,18 +97,18 @@ def run(config: RewardConfig) -> dict[str, Any]:
         found = calibration.evaluate_pairs(chosen, rejected, labels=labels)
         return {f"eval/{name}": x for name, x in found.scalars().items()}
 
-    state = common.train(
+    state = stages.train(
         stage,
         algorithm,
         params,
         pipeline.batches(train, batch_size=config.batch_size, seed=config.seed),
         steps=steps,
         mesh=mesh,
-        hooks=[common.every(config.eval_steps, steps, evaluate)] if test else [],
+        hooks=[stages.every(config.eval_steps, steps, evaluate)] if test else [],
         shown=("loss", "accuracy"),
     )
     params = standard(state.params)
-    common.save_scalar(stage.model_dir, model, params, tokenizer)
+    saved.save_scalar(stage.model_dir, model, params, tokenizer)
     if test:  # margins are log-odds before the normalisation, which would spoil the calibration
         save_pair_scores(stage, pair_scores(model, state.params, test, config.batch_size, mesh))
     unit = {"nats_per_score": nats_per_score(state.params, params)}
@@ -147,8 +145,8 @@ def normaliser(config: RewardConfig, model, tokenizer, train: Arrays, mesh):
 
 def reference_texts(config: RewardConfig, tokenizer, mesh):
     """Tokens and mask of the reference policy's answers."""
-    lm, params, other = common.load_lm(common.required("reference", config.reference), mesh)
-    common.same_tokenizer(tokenizer, other, "reference and reward model")
+    lm, params, other = saved.load_lm(blocks.required("reference", config.reference), mesh)
+    saved.same_tokenizer(tokenizer, other, "reference and reward model")
     prompts, _ = rows.prompts(tokenizer, config.prompts, field="prompts")
     sampling = config.sampling.build(tokenizer)
     rows.leave_room(lm, prompts, sampling, field="prompts")
@@ -177,8 +175,8 @@ def pair_scores(model, params, pairs: Arrays, batch_size: int, mesh):
     return chosen, rejected, pairs.columns["label"]
 
 
-def save_pair_scores(stage: common.TrainingStage, scores) -> None:
+def save_pair_scores(stage: stages.TrainingStage, scores) -> None:
     """`pair_scores.json`, for the report's accuracy and calibration plots."""
     names = ("chosen", "rejected", "label")
     values = {name: [float(x) for x in column] for name, column in zip(names, scores, strict=True)}
-    common.write_json(stage.folder / "pair_scores.json", values)
+    stages.write_json(stage.folder / "pair_scores.json", values)

@@ -16,7 +16,17 @@ from pydantic import Field
 from jaxrlhf.config import Config, save_resolved
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.progress import console, table
-from jaxrlhf.recipes import common, ppo, report_rlhf, reward, sample, sft, simulate_labels, tasks
+from jaxrlhf.recipes import (
+    blocks,
+    ppo,
+    report_rlhf,
+    reward,
+    sample,
+    sft,
+    simulate_labels,
+    stages,
+    tasks,
+)
 from jaxrlhf.recipes.ppo import PPOConfig
 from jaxrlhf.recipes.reward import RewardConfig
 from jaxrlhf.recipes.sample import SampleConfig
@@ -31,7 +41,7 @@ class RLHFConfig(Config):
 
     output_dir: str = Field(default="runs/rlhf", description="folder of this run")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every stage")
-    mesh: common.MeshConfig = Field(default=common.MeshConfig(), description="devices")
+    mesh: blocks.MeshConfig = Field(default=blocks.MeshConfig(), description="devices")
     stages: tuple[Literal["pretrain", "sft", "sample", "label", "reward", "ppo", "report"], ...] = (
         Field(default=STAGES, description="run these only; the ones before must be finished")
     )
@@ -61,8 +71,8 @@ CONFIG = RLHFConfig
 def run(config: RLHFConfig) -> dict[str, Any]:
     """Run the stages; the summary has the figures of the report."""
     folder = Path(config.output_dir)
-    common.refuse_another_config(folder, config)
-    common.make_folder(folder)
+    stages.refuse_another_config(folder, config)
+    stages.make_folder(folder)
     task = config.task.prepare(folder / "data", seed=config.seed)
     work = plan(config, task)
     if not set(work) & set(config.stages):
@@ -142,7 +152,7 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
     return work
 
 
-def refuse_own(name: str, settings: common.StageConfig) -> None:
+def refuse_own(name: str, settings: blocks.StageConfig) -> None:
     """The pipeline gives every stage its folder, seed and mesh; a stage's own would be ignored."""
     shared = {"output_dir": "output_dir", "seed": "seed", "mesh": "mesh"}
     shared |= {"world": "task.sandbox.world"} if name == "label" else {}

@@ -13,7 +13,7 @@ from jaxrlhf.data.rows import Loaded, Rows
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM
-from jaxrlhf.recipes.common import DataConfig
+from jaxrlhf.recipes.blocks import DataConfig
 
 
 class PromptsConfig(Config):

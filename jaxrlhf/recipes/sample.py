@@ -16,7 +16,7 @@ from jaxrlhf.config import Config
 from jaxrlhf.data import preferences
 from jaxrlhf.inference import Sampling
 from jaxrlhf.progress import progress
-from jaxrlhf.recipes import common, rows
+from jaxrlhf.recipes import blocks, rows, saved, stages
 
 
 class SamplingConfig(Config):
@@ -51,11 +51,11 @@ class SamplingConfig(Config):
         )
 
 
-class SampleConfig(common.StageConfig):
+class SampleConfig(blocks.StageConfig):
     """Draw answers from a model."""
 
     model_path: str | None = Field(default=None, description="folder of a language model")
-    mesh: common.MeshConfig = Field(default=common.MeshConfig(), description="devices")
+    mesh: blocks.MeshConfig = Field(default=blocks.MeshConfig(), description="devices")
     prompts: rows.PromptsConfig = Field(default=rows.PromptsConfig(), description="what is asked")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="how answers are drawn")
     samples_per_prompt: int = Field(default=2, ge=1, description="K")
@@ -69,11 +69,11 @@ def run(config: SampleConfig) -> dict[str, Any]:
     """Write `samples.jsonl`: prompt, responses, complete, and where they came from."""
     from jaxrlhf.data import pipeline
 
-    stage = common.Stage(config)
+    stage = stages.Stage(config)
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    lm, params, tokenizer = common.load_lm(common.required("model_path", config.model_path), mesh)
+    lm, params, tokenizer = saved.load_lm(blocks.required("model_path", config.model_path), mesh)
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
     sampling, decode = config.sampling.build(tokenizer), rows.decoder(tokenizer)
     rows.leave_room(lm, prompts, sampling, field="prompts")

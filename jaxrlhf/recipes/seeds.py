@@ -20,7 +20,7 @@ from jaxrlhf.evals.statistics import Interval, format_interval
 from jaxrlhf.metrics import read_metrics, series
 from jaxrlhf.plots import Line
 from jaxrlhf.progress import console, table
-from jaxrlhf.recipes import common, rlhf
+from jaxrlhf.recipes import rlhf, stages
 from jaxrlhf.sandbox.frontier import frontier
 
 
@@ -128,7 +128,7 @@ def write_results(
     command = f"jaxrlhf seeds config={config.config} results={config.results}"
     text = f"""# PPO in the sandbox, {len(config.seeds)} seeds
 
-`{command}`, {date.today().isoformat()}, {platform.machine()}, {common.device_line()}.
+`{command}`, {date.today().isoformat()}, {platform.machine()}, {stages.device_line()}.
 
 Rule, written down before the run: gold on held-out prompts rises by {config.min_gain} standard
 deviations of the base model's own samples, at an exact KL of at most {config.max_kl:g} nats a
@@ -153,13 +153,13 @@ def picture(config: SeedsConfig, seeds: list[int]) -> Any:
         found = read_metrics(root / "ppo")
         _, gold = series(found, "eval/gold")
         _, kl = series(found, "eval/kl")
-        spread = common.read_json(root / "summary.json")["gold_sd_before"]
+        spread = stages.read_json(root / "summary.json")["gold_sd_before"]
         gain = [(x - gold[0]) / spread for x in gold]
         drawn.append(Line(kl, gain, f"seed {seed}", style="connected"))
         reach = max(reach, *kl)
     world = pipeline(config, seeds[0]).task.sandbox.world.build()
     best = frontier(world, [0.02 * 1.35**i for i in range(24)])
-    spread = common.read_json(Path(pipeline(config, seeds[0]).output_dir) / "summary.json")[
+    spread = stages.read_json(Path(pipeline(config, seeds[0]).output_dir) / "summary.json")[
         "gold_sd_before"
     ]
     base = frontier(world, [0.0]).gold[0]

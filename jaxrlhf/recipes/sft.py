@@ -17,23 +17,23 @@ from jaxrlhf.data import arrays, formats, pipeline
 from jaxrlhf.data import tokenizer as tokenizers
 from jaxrlhf.models import make_lm
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import common, rows
+from jaxrlhf.recipes import blocks, rows, saved, stages
 
 
-class SFTConfig(common.SupervisedConfig):
+class SFTConfig(blocks.SupervisedConfig):
     """Supervised training of a language model."""
 
     model_path: str | None = Field(
         default=None, description="start from this model; null: from scratch"
     )
-    model: common.ModelConfig = Field(
-        default=common.ModelConfig(), description="a model from scratch; unused with model_path"
+    model: blocks.ModelConfig = Field(
+        default=blocks.ModelConfig(), description="a model from scratch; unused with model_path"
     )
-    tokenizer: common.TokenizerConfig = Field(
-        default=common.TokenizerConfig(),
+    tokenizer: blocks.TokenizerConfig = Field(
+        default=blocks.TokenizerConfig(),
         description="of a model from scratch; unused with model_path",
     )
-    data: common.DataConfig = Field(default=common.DataConfig(), description="what is learnt")
+    data: blocks.DataConfig = Field(default=blocks.DataConfig(), description="what is learnt")
     format: Literal["text", "examples"] = Field(
         default="text",
         description="learn whole texts, or the answers of examples and conversations alone",
@@ -58,14 +58,14 @@ CONFIG = SFTConfig
 
 def run(config: SFTConfig) -> dict[str, Any]:
     """Train, save `model/`, and return the summary (loss in nats a token)."""
-    stage = common.TrainingStage(config)
+    stage = stages.TrainingStage(config)
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
     reader = formats.texts if config.format == "text" else formats.examples
     found = rows.read(config.data, config.data.train, reader, field="data.train")
     if config.model_path:
-        lm, params, tokenizer = common.load_lm(config.model_path, mesh)
+        lm, params, tokenizer = saved.load_lm(config.model_path, mesh)
     else:
         tokenizer = make_tokenizer(config)
         lm = make_lm(config.model.build(len(tokenizer)))
@@ -88,17 +88,17 @@ def run(config: SFTConfig) -> dict[str, Any]:
         assert test is not None
         return test_loss(lm, state.params, test, config, mesh)
 
-    state = common.train(
+    state = stages.train(
         stage,
         algorithm,
         params,
         pipeline.batches(train, batch_size=config.batch_size, seed=config.seed),
         steps=steps,
         mesh=mesh,
-        hooks=[common.every(config.eval_steps, steps, evaluate)] if test else [],
+        hooks=[stages.every(config.eval_steps, steps, evaluate)] if test else [],
         shown=("loss",),
     )
-    common.save_lm(stage.model_dir, lm, state.params, tokenizer)
+    saved.save_lm(stage.model_dir, lm, state.params, tokenizer)
     parameters = sum(int(np.size(x)) for x in jax.tree.leaves(state.params))
     return stage.finish(
         {"steps": steps, "parameters": parameters, "rows": len(train), **stage.last_metrics()}

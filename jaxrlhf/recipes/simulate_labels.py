@@ -13,7 +13,7 @@ from pydantic import Field
 from jaxrlhf.config import Config
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import UserError
-from jaxrlhf.recipes import common
+from jaxrlhf.recipes import blocks, stages
 from jaxrlhf.sandbox import make_world
 from jaxrlhf.sandbox.labeller import Labeller, count_labels, gold_utility
 
@@ -41,7 +41,7 @@ class LabellerConfig(Config):
     )
 
 
-class SimulateLabelsConfig(common.StageConfig):
+class SimulateLabelsConfig(blocks.StageConfig):
     """Judge pairs of answers."""
 
     samples: str | None = Field(default=None, description="samples.jsonl of `jaxrlhf sample`")
@@ -59,10 +59,10 @@ CONFIG = SimulateLabelsConfig
 
 def run(config: SimulateLabelsConfig) -> dict[str, Any]:
     """Write `preferences.jsonl`: prompt, chosen, rejected; and label where labels are soft."""
-    stage = common.Stage(config)
+    stage = stages.Stage(config)
     if summary := stage.summary():
         return summary
-    samples = common.required("samples", config.samples)
+    samples = blocks.required("samples", config.samples)
     world = config.world.build()
     labeller = Labeller(
         gold_utility(world),

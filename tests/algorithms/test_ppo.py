@@ -392,6 +392,7 @@ def test_a_vocabulary_in_chunks_changes_nothing(by_hand):
     ("settings", "message"),
     [
         ({"kl_estimator": "k2"}, "k2 is for kl_in: loss"),
+        ({"kl_coef": 0.0, "kl_target": 6.0}, "kl_coef = 0 stays 0"),
         ({"kl_in": "loss"}, "k1 in the loss has the wrong gradient; use k2"),
         ({"kl_in": "loss", "kl_estimator": "k3"}, "k3 in the loss has the wrong gradient"),
         ({"kl_target": 0.0}, "kl_target 0.0: must be above 0"),

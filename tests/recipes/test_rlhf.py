@@ -17,7 +17,7 @@ from jaxrlhf.config import Config
 from jaxrlhf.data import sources
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.metrics import read_completions, read_metrics, series
-from jaxrlhf.recipes import RECIPES, common, rlhf, tasks
+from jaxrlhf.recipes import RECIPES, rlhf, saved, tasks
 from jaxrlhf.recipes.ppo import PPOConfig
 from jaxrlhf.recipes.reward import RewardConfig, reference_texts
 from jaxrlhf.sandbox import make_world
@@ -77,8 +77,8 @@ def test_language_models_learn_something(run):
 
 
 def test_the_fine_tuned_model_starts_from_the_pre_trained_one(run):
-    _, first, _ = common.load_lm(str(run / "pretrain" / "model"), MESH)
-    _, second, _ = common.load_lm(str(run / "sft" / "model"), MESH)
+    _, first, _ = saved.load_lm(str(run / "pretrain" / "model"), MESH)
+    _, second, _ = saved.load_lm(str(run / "sft" / "model"), MESH)
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     moved = [float(np.abs(a - b).max()) for a, b in pairs]
     # Eight steps of Adam at a peak rate of 0.01 move no weight further than 0.08 (and a little).
@@ -128,7 +128,7 @@ def test_the_labeller_prefers_gold(run):
 def test_the_reward_model_is_normalised_on_the_reference(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     config = stored(run, "reward", RewardConfig)
-    model, params, tokenizer = common.load_scalar("run/reward/model", MESH)
+    model, params, tokenizer = saved.load_scalar("run/reward/model", MESH)
     texts = reference_texts(config, tokenizer, MESH)
     scores = np.asarray(inference.reward_scores(model, params, *texts))
     assert scores.mean() == pytest.approx(0, abs=1e-5) and scores.std() == pytest.approx(
@@ -145,8 +145,8 @@ def test_reward_is_tested_on_the_held_out_pairs(run):
 
 
 def test_ppo_moves_the_policy_and_leaves_the_reference(run):
-    _, reference, _ = common.load_lm(str(run / "sft" / "model"), MESH)
-    _, policy, _ = common.load_lm(str(run / "ppo" / "model"), MESH)
+    _, reference, _ = saved.load_lm(str(run / "sft" / "model"), MESH)
+    _, policy, _ = saved.load_lm(str(run / "ppo" / "model"), MESH)
     assert any(
         not np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(policy), strict=True)
