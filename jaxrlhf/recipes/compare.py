@@ -110,8 +110,8 @@ def score_pairs(folder: str, pairs: Loaded[Preference]) -> Scores:
 
 def mean_scores(found: Sequence[Scores]) -> Scores:
     """The scores of an ensemble: the mean of its members', in nats."""
-    chosen, rejected = (np.mean([scores[side] for scores in found], axis=0) for side in (0, 1))
-    return chosen, rejected
+    chosen, rejected = (np.array([scores[side] for scores in found]) for side in (0, 1))
+    return chosen.mean(axis=0), rejected.mean(axis=0)
 
 
 def nats_per_score(folder: str) -> float:
