@@ -414,7 +414,11 @@ def test_the_pipeline_passes_every_field_of_a_stage_on_or_refuses_it():
 
 def companions(path: str) -> tuple[str, ...]:
     """What a value needs beside it to be valid."""
-    return ("ppo.ppo.kl_estimator=k2",) if path == "ppo.ppo.kl_in" else ()
+    needed = {
+        "ppo.ppo.kl_in": ("ppo.ppo.kl_estimator=k2",),
+        "reward.zero_head": ("reward.normalize_before=false",),
+    }
+    return needed.get(path, ())
 
 
 def planned(*overrides: str) -> dict[str, Any]:
