@@ -15,10 +15,10 @@ class Compilations:
     def __init__(self) -> None:
         self.count, self.seconds = 0, 0.0
 
-    def record(self, event: str, seconds: float, **_: object) -> None:
+    def record(self, event: str, duration_secs: float, **_: object) -> None:
         if event == COMPILE_EVENT:
             self.count += 1
-            self.seconds += seconds
+            self.seconds += duration_secs
 
 
 @functools.cache

@@ -191,6 +191,10 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
         recipes.refused("reward"), "over_long=error", base=("max_length=9",)
     ),
     ("reward", "final_norm"): of("reward", "update", "final_norm=false"),
+    ("reward", "pooling"): of("reward", "update", "pooling=mean"),
+    ("reward", "zero_head"): of(
+        "reward", "params", "zero_head=true", base=("normalize_before=false",)
+    ),
     ("reward", "center_rewards_coefficient"): of(
         "reward", "update", "center_rewards_coefficient=0.1"
     ),

@@ -7,7 +7,7 @@ What it does not do: losses, normalisation statistics (`affine` only folds given
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,30 +15,41 @@ import jax.numpy as jnp
 from jaxrlhf.models.config import TransformerConfig
 from jaxrlhf.models.transformer import LM, Params, make_lm
 
+Pooling = Literal["last", "mean"]
+
 
 class ScalarModel(NamedTuple):
     """A scalar model as pure functions over `{"lm": ..., "head": {"kernel": [D], "bias": []}}`.
 
-    `config` is the language model's; `final_norm` False reads the residual stream before that norm.
+    `config` is the language model's; `final_norm` False reads the residual stream before that norm;
+    `pooling` makes a sequence's score of its tokens' values: the last one, or their mean.
     """
 
     config: TransformerConfig
     final_norm: bool
+    pooling: Pooling
     init: Callable[..., Params]
     apply: Callable[..., jax.Array]
     scores: Callable[..., jax.Array]
 
 
 @functools.cache
-def make_scalar_model(lm_config: TransformerConfig, *, final_norm: bool = True) -> ScalarModel:
-    """The scalar model of a config; cached. `final_norm=False` leaves the score unbounded."""
+def make_scalar_model(
+    lm_config: TransformerConfig, *, final_norm: bool = True, pooling: Pooling = "last"
+) -> ScalarModel:
+    """The scalar model of a config; cached. `final_norm=False` leaves the score unbounded.
+
+    Mean pooling adds up evidence over the text, as a bag of words does; the last token has to learn
+    what to remember, which takes more pairs.
+    """
     lm = make_lm(lm_config)
     return ScalarModel(
         config=lm_config,
         final_norm=final_norm,
+        pooling=pooling,
         init=functools.partial(_init, lm),
         apply=functools.partial(_apply, lm, final_norm),
-        scores=functools.partial(_scores, lm, final_norm),
+        scores=functools.partial(_scores, lm, final_norm, pooling),
     )
 
 
@@ -85,12 +96,20 @@ def _apply(
 
 
 def _scores(
-    lm: LM, final_norm: bool, params: Params, tokens: jax.Array, mask: jax.Array
+    lm: LM,
+    final_norm: bool,
+    pooling: Pooling,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
 ) -> jax.Array:
     """Scores `[B]` float32: the value at the last real token, whatever side the padding is on.
 
-    An empty row scores 0.
+    With mean pooling: the mean of the values at all real tokens. An empty row scores 0.
     """
     values = _apply(lm, final_norm, params, tokens, mask)
+    if pooling == "mean":
+        total = jnp.sum(jnp.where(mask, values, 0.0), axis=1)
+        return total / jnp.maximum(jnp.sum(mask, axis=1), 1)
     after = jnp.cumsum(mask[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]
     return jnp.sum(jnp.where(mask & (after == 1), values, 0.0), axis=1)

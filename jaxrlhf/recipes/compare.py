@@ -54,7 +54,7 @@ def run(
         sides = answers(pairs)
         methods = {folder: score_pairs(folder, pairs) for folder in models}
         if len(models) > 1:
-            methods[MEAN] = tuple(np.mean(list(methods.values()), axis=0))
+            methods[MEAN] = mean_scores(list(methods.values()))
         best = calibration.evaluate_pairs(*list(methods.values())[-1])
         for label, fitted in ((OWN, own), (EVERY, bag)):
             methods[label] = fitted.scores(sides[0]), fitted.scores(sides[1])
@@ -106,6 +106,12 @@ def score_pairs(folder: str, pairs: Loaded[Preference]) -> Scores:
             column[rows] = np.asarray(inference.reward_scores(model, params, *texts))
     unit = nats_per_score(folder)
     return scores["chosen"] * unit, scores["rejected"] * unit
+
+
+def mean_scores(found: Sequence[Scores]) -> Scores:
+    """The scores of an ensemble: the mean of its members', in nats."""
+    chosen, rejected = (np.array([scores[side] for scores in found]) for side in (0, 1))
+    return chosen.mean(axis=0), rejected.mean(axis=0)
 
 
 def nats_per_score(folder: str) -> float:

@@ -5,10 +5,11 @@ reference policy's own answers score mean 0 and standard deviation 1 and the KL 
 its meaning (Ziegler et al. 2019); without a reference the training texts take its place.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import numpy as np
+import pydantic
 from pydantic import Field
 
 from jaxrlhf import inference, sharding
@@ -40,6 +41,14 @@ class RewardConfig(blocks.SupervisedConfig):
         default=True,
         description="read the score after the model's last norm (bounded) or before it",
     )
+    pooling: heads.Pooling = Field(
+        default="last",
+        description="the score of a text: the value at its last token, or the mean over its tokens",
+    )
+    zero_head: bool = Field(
+        default=False,
+        description="the score starts at 0 for every text (needs normalize_before: false)",
+    )
     center_rewards_coefficient: float = Field(
         default=0.0, ge=0, description="weight of the penalty that keeps scores near 0"
     )
@@ -60,6 +69,14 @@ class RewardConfig(blocks.SupervisedConfig):
     )
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="how it answers")
 
+    @pydantic.model_validator(mode="after")
+    def _zero_has_no_scale(self) -> Self:
+        if self.zero_head and self.normalize_before:
+            raise ValueError(
+                "zero_head: scores that are all 0 cannot be normalised; set normalize_before: false"
+            )
+        return self
+
 
 CONFIG = RewardConfig
 
@@ -77,8 +94,8 @@ def run(config: RewardConfig) -> dict[str, Any]:
     test = None
     if config.data.test:
         test = rows.pairs(tokenizer, config.data, config.data.test, field="data.test", **load)
-    model = make_scalar_model(lm.config, final_norm=config.final_norm)
-    params = model.init(jax.random.key(config.seed), lm_params)
+    model = make_scalar_model(lm.config, final_norm=config.final_norm, pooling=config.pooling)
+    params = model.init(jax.random.key(config.seed), lm_params, zero=config.zero_head)
     standard = normaliser(config, model, tokenizer, train, mesh)
     if config.normalize_before:
         params = standard(params)

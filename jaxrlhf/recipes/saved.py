@@ -23,7 +23,11 @@ def save_lm(folder: Path, lm: LM, params: Any, tokenizer: Any) -> None:
 def save_scalar(folder: Path, model: ScalarModel, params: Any, tokenizer: Any) -> None:
     """A finished reward model with its tokenizer."""
     save_tokenizer(folder, tokenizer)
-    config = {"lm": dataclasses.asdict(model.config), "final_norm": model.final_norm}
+    config = {
+        "lm": dataclasses.asdict(model.config),
+        "final_norm": model.final_norm,
+        "pooling": model.pooling,
+    }
     checkpoint.save_model(folder, params, kind="scalar", config=config)
 
 
@@ -46,7 +50,11 @@ def load_lm(folder: str, mesh: jax.sharding.Mesh) -> tuple[LM, Any, Any]:
 def load_scalar(folder: str, mesh: jax.sharding.Mesh) -> tuple[ScalarModel, Any, Any]:
     """Reward model, parameters and tokenizer of a folder."""
     config = _model_config(folder, "scalar", "a reward model")
-    model = make_scalar_model(_transformer(folder, config["lm"]), final_norm=config["final_norm"])
+    model = make_scalar_model(
+        _transformer(folder, config["lm"]),
+        final_norm=config["final_norm"],
+        pooling=config["pooling"],
+    )
     params = checkpoint.load_params(folder, loop.abstract_params(model.init, mesh=mesh))
     return model, params, tokenizers.load_tokenizer(folder)
 

@@ -62,6 +62,24 @@ def test_affine(scalar, tokens, full):
     np.testing.assert_allclose(after, 2.5 * before - 1.0, atol=1e-5)
 
 
+def test_mean_pooling_is_the_mean_of_the_values_of_real_tokens(models, tokens, full):
+    lm, lm_params = models["llama"]
+    model = make_scalar_model(lm.config, pooling="mean")
+    params = model.init(jax.random.key(0), lm_params)
+    mask = np.array(full)
+    mask[0, :2] = False  # left padding
+    mask[1, -2:] = False  # right padding
+    mask[2] = False  # nothing at all
+    mask = jnp.asarray(mask)
+    values = np.asarray(model.apply(params, tokens, mask))
+    scores = np.asarray(model.scores(params, tokens, mask))
+    for row, real in enumerate(np.asarray(mask)):
+        expected = values[row][real].mean() if real.any() else 0.0
+        np.testing.assert_allclose(scores[row], expected, rtol=1e-5, atol=1e-6)
+    last = make_scalar_model(lm.config)
+    assert last != model and not np.allclose(last.scores(params, tokens, mask)[:2], scores[:2])
+
+
 def test_initial_head():
     # d_model 400: the variance is 1/401, so the standard deviation is 0.0499; its standard error
     # is 1/sqrt(800) = 3.5 % of it
