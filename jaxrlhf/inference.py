@@ -8,6 +8,7 @@ What it does not do: gradients, chat templates, tokenizing, moving arrays betwee
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -107,16 +108,46 @@ def generate(
     forbidden stop ids. Greedy sampling is a point mass: its log-probs are 0.
 
     Raises ValueError: wrong shapes or keys, an empty prompt, a prompt that leaves no room for
-    `max_new_tokens` within the model's `max_positions`, an id outside the vocabulary in `sampling`.
+    `max_new_tokens` within the model's `max_positions` or on one side of the length at which its
+    `rope_scaling` changes, an id outside the vocabulary in `sampling`.
     """
     _check_generate(lm, prompts, prompt_mask, keys, sampling)
-    room = lm.config.max_positions - sampling.max_new_tokens
-    added = bucket(prompts.shape[1], room) - prompts.shape[1]
-    # numpy stays numpy: an eager jnp.pad would compile once for every new length
-    pad = np.pad if isinstance(prompts, np.ndarray) else jnp.pad
-    prompts = pad(prompts, ((0, 0), (added, 0)))
-    prompt_mask = pad(prompt_mask, ((0, 0), (added, 0)))
+    prompts, prompt_mask = _widened(lm, prompts, prompt_mask, sampling)
     return _generate(lm, params, prompts, prompt_mask, keys, sampling)
+
+
+@functools.partial(jax.jit, static_argnames=("lm",))
+def decode_weights(lm: LM, params: Params) -> Params:
+    """What `stream` reads: the parameters laid out for decoding, made once for many answers."""
+    return lm.decode_params(params)
+
+
+def stream(
+    lm: LM, weights: Params, prompt: Sequence[int], key: jax.Array, sampling: Sampling
+) -> Iterator[int]:
+    """The tokens of one response as they are drawn, the stop token included.
+
+    They are those that `generate` gives for this prompt and key; it is faster, as nothing returns
+    to the host in between.
+
+    Args:
+      weights: `decode_weights(lm, params)`.
+      prompt: token ids, at least one.
+      key: a typed PRNG key.
+    Raises:
+      ValueError: as `generate`.
+    """
+    tokens = np.asarray(prompt, np.int32)[None]
+    mask, keys = np.ones(tokens.shape, bool), key[None]
+    _check_generate(lm, tokens, mask, keys, sampling)
+    tokens, mask = _widened(lm, tokens, mask, sampling)
+    loop, cache = _begin(lm, weights, tokens, mask, keys, sampling)
+    for step in range(sampling.max_new_tokens):
+        if step:
+            loop, cache = _advance(lm, weights, loop, cache, keys, sampling)
+        yield int(loop.last[0])
+        if bool(loop.finished[0]):
+            return
 
 
 @functools.partial(jax.jit, static_argnames=("lm", "response_length", "chunk_size"))
@@ -168,7 +199,12 @@ def token_stats(
         logits = lm.logits(params, hidden)
         return log_probs.from_logits(logits, tokens, temperature=temperature)
     return log_probs.chunked(
-        hidden, lm.unembed(params), tokens, temperature=temperature, chunk_size=chunk_size
+        hidden,
+        lm.unembed(params),
+        tokens,
+        temperature=temperature,
+        chunk_size=chunk_size,
+        logit_cap=lm.config.final_soft_cap,
     )
 
 
@@ -264,8 +300,42 @@ class _Loop(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("lm", "sampling"))
 def _generate(lm, params, prompts, prompt_mask, keys, sampling):
     prompts, prompt_mask = _left_pad(prompts, prompt_mask.astype(bool), sampling.pad_id)
-    rows, new = prompts.shape[0], sampling.max_new_tokens
     weights = lm.decode_params(params)
+
+    def go_on(carry):
+        loop, _ = carry
+        return (loop.step < sampling.max_new_tokens) & ~jnp.all(loop.finished)
+
+    def body(carry):
+        loop, cache = carry
+        return _next_token(lm, weights, loop, cache, keys, sampling)
+
+    start = _first_token(lm, weights, prompts, prompt_mask, keys, sampling)
+    loop, _ = lax.while_loop(go_on, body, start)
+    return Generation(
+        tokens=jnp.concatenate([prompts, loop.tokens], axis=1),
+        mask=jnp.concatenate([prompt_mask, loop.mask], axis=1),
+        log_probs=loop.log_probs,
+        finished=loop.finished,
+    )
+
+
+# As `_generate`, a step at a time.
+
+
+@functools.partial(jax.jit, static_argnames=("lm", "sampling"))
+def _begin(lm, weights, prompts, prompt_mask, keys, sampling):
+    return _first_token(lm, weights, prompts, prompt_mask, keys, sampling)
+
+
+@functools.partial(jax.jit, static_argnames=("lm", "sampling"), donate_argnames=("loop", "cache"))
+def _advance(lm, weights, loop, cache, keys, sampling):
+    return _next_token(lm, weights, loop, cache, keys, sampling)
+
+
+def _first_token(lm, weights, prompts, prompt_mask, keys, sampling):
+    """Read left-padded prompts and draw the first token of each."""
+    rows, new = prompts.shape[0], sampling.max_new_tokens
     # the last token is never read, hence one column less
     length = prompts.shape[1] + new - 1
     hidden, cache = lm.prefill(weights, prompts, prompt_mask, cache_length=length)
@@ -277,24 +347,13 @@ def _generate(lm, params, prompts, prompt_mask, keys, sampling):
         last=jnp.zeros((rows,), jnp.int32),
         finished=jnp.zeros((rows,), bool),
     )
+    return _draw(empty, lm.logits(weights, hidden), keys, sampling), cache
 
-    def go_on(carry):
-        loop, _ = carry
-        return (loop.step < new) & ~jnp.all(loop.finished)
 
-    def body(carry):
-        loop, cache = carry
-        hidden, cache = lm.decode(weights, loop.last, cache)
-        return _draw(loop, lm.logits(weights, hidden), keys, sampling), cache
-
-    loop = _draw(empty, lm.logits(weights, hidden), keys, sampling)
-    loop, _ = lax.while_loop(go_on, body, (loop, cache))
-    return Generation(
-        tokens=jnp.concatenate([prompts, loop.tokens], axis=1),
-        mask=jnp.concatenate([prompt_mask, loop.mask], axis=1),
-        log_probs=loop.log_probs,
-        finished=loop.finished,
-    )
+def _next_token(lm, weights, loop, cache, keys, sampling):
+    """Read the tokens drawn last and draw the next."""
+    hidden, cache = lm.decode(weights, loop.last, cache)
+    return _draw(loop, lm.logits(weights, hidden), keys, sampling), cache
 
 
 def _draw(loop: _Loop, logits: jax.Array, keys: jax.Array, sampling: Sampling) -> _Loop:
@@ -338,6 +397,16 @@ def _before_response(x, response_length):
     return log_probs.shift(x)[:, -response_length:]
 
 
+def _widened(lm, prompts, prompt_mask, sampling):
+    """Prompts with columns of padding in front, up to a bucket."""
+    room = lm.config.max_positions - sampling.max_new_tokens
+    added = bucket(prompts.shape[1], room) - prompts.shape[1]
+    # numpy stays numpy: an eager jnp.pad would compile once for every new length
+    pad = np.pad if isinstance(prompts, np.ndarray) else jnp.pad
+    widths = ((0, 0), (added, 0))
+    return pad(prompts, widths), pad(prompt_mask, widths)
+
+
 def _left_pad(tokens, mask, pad_id):
     """Roll each row to the right until its last column is real."""
     width = tokens.shape[1]
@@ -370,6 +439,21 @@ def _check_generate(lm, prompts, prompt_mask, keys, sampling):
         raise ValueError(
             f"a prompt of {longest} tokens leaves no room for max_new_tokens="
             f"{sampling.max_new_tokens} within max_positions={limit}"
+        )
+    _check_one_regime(lm.config, lengths, sampling.max_new_tokens)
+
+
+def _check_one_regime(config, lengths, new):
+    """Refuse to decode across the length where rotary frequencies change: see `models.rope`."""
+    limit = config.rope_scaling and config.rope_scaling.limit(config.max_positions)
+    if limit is None:
+        return
+    crossing = lengths[(lengths <= limit) & (lengths + new > limit)]
+    if crossing.size:
+        raise ValueError(
+            f"max_new_tokens={new} after a prompt of {int(crossing.min())} tokens passes the "
+            f"{limit} tokens at which {config.rope_scaling.kind!r} rope scaling changes its "
+            f"frequencies; keep all of it below, or prompts above"
         )
 
 

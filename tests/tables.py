@@ -32,6 +32,8 @@ class TableConfig:
 
     vocab_size: int
     max_positions: int = 64
+    rope_scaling: None = None
+    final_soft_cap: None = None
 
 
 def table_lm(config: TableConfig) -> LM:

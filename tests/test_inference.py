@@ -327,6 +327,41 @@ def test_the_loop_stops_when_every_row_is_done():
     np.testing.assert_array_equal(g.response_mask.sum(axis=1), [4, 2])
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 0.9, "top_p": 0.8}])
+def test_a_stream_gives_the_tokens_that_generate_gives(models, family, fields):
+    lm, params = models[family]
+    weights = inference.decode_weights(lm, params)
+    tokens, mask = prompts_of([5, 9, 1])
+    sampling = Sampling(max_new_tokens=NEW, stop_ids=(3, 5, 8, 13), **fields)
+    keys = keys_of(3)
+    whole = on_host(generate(lm, params, tokens, mask, keys, sampling))
+    for i in range(3):
+        prompt = tokens[i][mask[i]]
+        drawn = list(inference.stream(lm, weights, prompt, keys[i], sampling))
+        assert drawn == whole.response_tokens[i][whole.response_mask[i]].tolist()
+    lengths = whole.response_mask.sum(axis=1)
+    assert family == "gpt2" or len(set(lengths)) > 1  # some end early, by a stop token
+
+
+def test_a_stream_refuses_what_generate_refuses(models):
+    lm, params = models["llama"]
+    for prompt, says in (([], "a prompt is empty"), ([1] * 60, "leaves no room")):
+        with pytest.raises(ValueError, match=says):
+            next(inference.stream(lm, params, prompt, keys_of(1)[0], Sampling(max_new_tokens=NEW)))
+
+
+def test_a_stream_compiles_once_for_prompts_of_a_bucket(models):
+    lm, params = models["llama"]
+    weights = inference.decode_weights(lm, params)
+    sampling = Sampling(max_new_tokens=NEW, temperature=0.123)
+    before = [f._cache_size() for f in (inference._begin, inference._advance)]
+    for length in (9, 10, 11, 12):
+        assert len(list(inference.stream(lm, weights, [1] * length, KEYS[0], sampling))) == NEW
+    after = [f._cache_size() for f in (inference._begin, inference._advance)]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+
+
 def test_greedy_takes_the_most_probable_token(models):
     lm, params = models["llama"]
     g = generate(lm, params, *PROMPTS, KEYS, Sampling(max_new_tokens=NEW, temperature=0.0))

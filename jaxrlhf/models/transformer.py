@@ -1,16 +1,15 @@
-"""One decoder-only transformer; the families (GPT-2, Llama) are flags on one config.
+"""One decoder-only transformer; the families are flags on one config.
 
-Outside this file a model is an `LM`: a tuple of pure functions over a plain dict of arrays. The
-Linen modules below never leave it. The layers are stacked under `params["blocks"]` and scanned for
-training; for decoding they are unstacked once (`decode_params`), because a scan over a stacked
-cache copies the whole cache at every step.
+Outside this package a model is an `LM`: a tuple of pure functions over a plain dict of arrays. The
+layers are stacked under `params["blocks"]` and scanned for training; for decoding they are
+unstacked once (`decode_params`), because a scan over a stacked cache copies the whole cache at
+every step.
 
 What it does not do: dropout (policy, reference and value must agree), sampling (`inference.py`),
 sharding (it only names the logical axes, `PARAM_AXES`), jit.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrlhf.models import attention
 from jaxrlhf.models.config import TransformerConfig
+from jaxrlhf.models.layers import Block, Norm
 
 Params = dict[str, Any]
 
@@ -35,8 +36,12 @@ PARAM_AXES: dict[str, tuple[str | None, ...]] = {
     "k_proj/bias": ("kv_heads",),
     "v_proj/kernel": ("embed", "kv_heads"),
     "v_proj/bias": ("kv_heads",),
+    "q_norm/scale": (None,),  # of one head or of all: a short vector, not worth splitting
+    "k_norm/scale": (None,),
     "o_proj/kernel": ("heads", "embed"),
     "o_proj/bias": ("embed",),
+    "attn_post_norm/scale": ("embed",),
+    "attn_post_norm/bias": ("embed",),
     "mlp_norm/scale": ("embed",),
     "mlp_norm/bias": ("embed",),
     "gate_proj/kernel": ("embed", "mlp"),
@@ -45,6 +50,8 @@ PARAM_AXES: dict[str, tuple[str | None, ...]] = {
     "up_proj/bias": ("mlp",),
     "down_proj/kernel": ("mlp", "embed"),
     "down_proj/bias": ("embed",),
+    "mlp_post_norm/scale": ("embed",),
+    "mlp_post_norm/bias": ("embed",),
     "final_norm/scale": ("embed",),
     "final_norm/bias": ("embed",),
     "lm_head/kernel": ("embed", "vocab"),
@@ -54,7 +61,10 @@ PARAM_AXES: dict[str, tuple[str | None, ...]] = {
 
 
 class Cache(NamedTuple):
-    """Keys and values of the columns seen so far; `slot` is the column the next token goes to."""
+    """Keys and values of the columns seen so far; `slot` is the column the next token goes to.
+
+    Layers with a window keep every column too.
+    """
 
     keys: tuple[jax.Array, ...]  # a layer: [B, K, S, head_dim]
     values: tuple[jax.Array, ...]
@@ -99,7 +109,7 @@ def make_lm(config: TransformerConfig) -> LM:
 
 
 def init(config: TransformerConfig, key: jax.Array) -> Params:
-    """Fresh float32 parameters: N(0, initializer_range²), biases 0, norms 1.
+    """Fresh float32 parameters: N(0, initializer_range²), biases 0, norms 1 (offset included).
 
     The two projections into the residual stream are divided by sqrt(2 * num_layers).
 
@@ -108,10 +118,9 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
     normal = nn.initializers.normal(config.initializer_range)
     embed_key, position_key, block_key, norm_key, head_key = jax.random.split(key, 5)
     x = jnp.zeros((1, 1, config.d_model))
-    positions = jnp.zeros((1, 1), jnp.int32)
 
     def init_block(key):
-        return Block(config).init(key, x, positions, lambda q, k, v: (q, None))["params"]
+        return Block(config).init(key, x, None, lambda q, k, v: (q, None))["params"]
 
     params: Params = {
         "embed": {"embedding": normal(embed_key, (config.vocab_size, config.d_model))},
@@ -147,25 +156,41 @@ def hidden(
       final_norm: False returns the residual stream before the last norm.
 
     Finite at padded positions too. A real token out of the vocabulary, or past `max_positions`
-    where positions are learned, gives NaN rather than a silent neighbour.
+    where positions are learned, gives NaN rather than a silent neighbour. Raises ValueError for
+    packed rows longer than the limit of a `rope_scaling` that looks at lengths.
     """
+    columns = tokens.shape[1]
+    at_most = columns if positions is None else None
     if positions is None:
         positions = _positions(mask, segment_ids)
     positions = jnp.where(mask, positions, 0)
-    visible = mask[:, None, None, :]
+    lengths = _lengths(config, positions, at_most)
+    seen = mask[:, None, None, :]
     if segment_ids is not None:
-        visible &= (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+        if lengths is not None:
+            raise ValueError(_packed_past_limit(config, columns))
+        seen &= (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
 
-    def attend(q, k, v):
-        return jax.nn.dot_product_attention(q, k, v, mask=visible, is_causal=True), None
+    ranks = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
+    distinct, which = attention.kinds(config, columns)
+    views = attention.views(config, distinct, positions, lengths)
+    stacked = None if len(views) == 1 else attention.stacked(views)
 
-    def layer(x, block_params):
-        return Block(config).apply({"params": block_params}, x, positions, attend)
+    def layer(x, scanned):
+        block_params, index = scanned
+        view = views[0] if stacked is None else attention.picked(stacked, index)
+
+        def attend(q, k, v):
+            visible = attention.visible(seen, view, ranks, ranks)
+            return attention.attend(config, q, k, v, visible, is_causal=True), None
+
+        return Block(config).apply({"params": block_params}, x, view.rope, attend)
 
     if config.remat:
         layer = jax.checkpoint(layer, prevent_cse=False)
     x = _embed(config, params, jnp.where(mask, tokens, 0), positions)
-    x, _ = lax.scan(layer, x, params["blocks"])
+    which = None if stacked is None else jnp.stack([jnp.int32(index) for index in which])
+    x, _ = lax.scan(layer, x, (params["blocks"], which))
     return _final_norm(config, params, x) if final_norm else x
 
 
@@ -177,10 +202,12 @@ def unembed(config: TransformerConfig, params: Params) -> jax.Array:
 
 
 def logits(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
-    """Logits `[..., V]`, accumulated and returned in float32. Takes `decode_params` too."""
+    """Logits `[..., V]`, accumulated, capped and returned in float32. Takes `decode_params` too."""
     kernel = unembed(config, params)
     flat = hidden.reshape(-1, hidden.shape[-1])
     out = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
+    if config.final_soft_cap is not None:
+        out = config.final_soft_cap * jnp.tanh(out / config.final_soft_cap)
     return out.reshape(*hidden.shape[:-1], kernel.shape[-1])
 
 
@@ -193,7 +220,7 @@ def decode_params(config: TransformerConfig, params: Params) -> Params:
 
     def cast(path, leaf):
         is_norm = any("norm" in str(getattr(part, "key", "")) for part in path)
-        return leaf if is_norm else leaf.astype(config.dtype)
+        return leaf.astype(jnp.float32 if is_norm else config.dtype)
 
     params = jax.tree_util.tree_map_with_path(cast, params)
     layers = range(config.num_layers)
@@ -218,16 +245,20 @@ def prefill(
     if cache_length < width:
         raise ValueError(f"cache_length={cache_length} is less than the prompts' {width} columns")
     positions = jnp.where(mask, _positions(mask, None), 0)
-    visible = mask[:, None, None, :]
-
-    def attend(q, k, v):
-        out = jax.nn.dot_product_attention(q, k, v, mask=visible, is_causal=True)
-        return out, (_to_cache(k, cache_length), _to_cache(v, cache_length))
-
+    lengths = _lengths(config, positions, cache_length)
+    ranks = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
     x = _embed(config, decode_params, jnp.where(mask, tokens, 0), positions)
+    distinct, which = attention.kinds(config, cache_length)
+    views = attention.views(config, distinct, positions, lengths)
+    masks = [attention.visible(mask[:, None, None, :], view, ranks, ranks) for view in views]
     cached = []
-    for block_params in decode_params["blocks"]:
-        x, pair = Block(config).apply({"params": block_params}, x, positions, attend)
+    for block_params, index in zip(decode_params["blocks"], which, strict=True):
+
+        def attend(q, k, v, visible=masks[index]):
+            out = attention.attend(config, q, k, v, visible, is_causal=True)
+            return out, (_to_cache(k, cache_length), _to_cache(v, cache_length))
+
+        x, pair = Block(config).apply({"params": block_params}, x, views[index].rope, attend)
         cached.append(pair)
     keys, values = zip(*cached, strict=True)
     cache = Cache(
@@ -250,113 +281,31 @@ def decode(
     mask = lax.dynamic_update_slice(
         cache.mask, jnp.ones((token.shape[0], 1), bool), (0, cache.slot)
     )
-    visible = mask[:, None, None, :]
     positions = cache.positions[:, None]
+    columns = mask.shape[1]
+    lengths = _lengths(config, positions, columns)
+    key_ranks = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
     x = _embed(config, decode_params, token[:, None], positions)
+    distinct, which = attention.kinds(config, columns)
+    views = attention.views(config, distinct, positions, lengths)
+    seen = mask[:, None, None, :]
+    masks = [attention.visible(seen, view, positions + 1, key_ranks) for view in views]
     cached = []
-    layers = zip(decode_params["blocks"], cache.keys, cache.values, strict=True)
-    for block_params, old_keys, old_values in layers:
+    layers = zip(decode_params["blocks"], cache.keys, cache.values, which, strict=True)
+    for block_params, old_keys, old_values, index in layers:
 
-        def attend(q, k, v, old_keys=old_keys, old_values=old_values):
+        def attend(q, k, v, old_keys=old_keys, old_values=old_values, visible=masks[index]):
             start = (0, 0, cache.slot, 0)
             keys = lax.dynamic_update_slice(old_keys, k.swapaxes(1, 2), start)
             values = lax.dynamic_update_slice(old_values, v.swapaxes(1, 2), start)
-            out = jax.nn.dot_product_attention(
-                q, keys.swapaxes(1, 2), values.swapaxes(1, 2), mask=visible
-            )
-            return out, (keys, values)
+            pair = keys.swapaxes(1, 2), values.swapaxes(1, 2)
+            return attention.attend(config, q, *pair, visible, is_causal=False), (keys, values)
 
-        x, pair = Block(config).apply({"params": block_params}, x, positions, attend)
+        x, pair = Block(config).apply({"params": block_params}, x, views[index].rope, attend)
         cached.append(pair)
     keys, values = zip(*cached, strict=True)
     cache = Cache(keys, values, mask, cache.positions + 1, cache.slot + 1)
     return _final_norm(config, decode_params, x[:, 0]), cache
-
-
-# ------------------------------------------------------------------ modules
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP.
-
-    `attend(q, k, v) -> (out, extra)` is what differs between training, prefill and decode; `extra`
-    is handed back beside the new residual stream.
-    """
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, x, positions, attend):
-        config = self.config
-        head_dim, kv_heads = config.head_dim, config.num_kv_heads
-        assert head_dim is not None and kv_heads is not None
-        residual_std = config.initializer_range / math.sqrt(2 * config.num_layers)
-
-        def heads(name, num_heads, y):
-            y = Projection(config, num_heads * head_dim, name=name)(y)
-            return y.reshape(*y.shape[:2], num_heads, head_dim)
-
-        y = Norm(config, name="attn_norm")(x)
-        q = heads("q_proj", config.num_heads, y)
-        k = heads("k_proj", kv_heads, y)
-        v = heads("v_proj", kv_heads, y)
-        if config.positions == "rope":
-            q = _rotate(q, positions, theta=config.rope_theta)
-            k = _rotate(k, positions, theta=config.rope_theta)
-        y, extra = attend(q, k, v)
-        y = y.reshape(*y.shape[:2], config.num_heads * head_dim)
-        x = x + Projection(config, config.d_model, residual_std, name="o_proj")(y)
-
-        y = Norm(config, name="mlp_norm")(x)
-        up = Projection(config, config.d_ff, name="up_proj")(y)
-        if config.mlp == "swiglu":
-            y = jax.nn.silu(Projection(config, config.d_ff, name="gate_proj")(y)) * up
-        else:
-            y = jax.nn.gelu(up, approximate=True)
-        x = x + Projection(config, config.d_model, residual_std, name="down_proj")(y)
-        return x, extra
-
-
-class Norm(nn.Module):
-    """LayerNorm or RMSNorm over the last axis, computed in float32, given in the compute dtype."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, x):
-        config, shape = self.config, (x.shape[-1],)
-        ones = (1,) * (x.ndim - 1)
-        x = x.astype(jnp.float32)
-        if config.norm == "layer":
-            x = x - jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        x = x * lax.rsqrt(variance + config.norm_epsilon)
-        x = x * self.param("scale", nn.initializers.ones, shape).reshape(*ones, -1)
-        if config.norm == "layer":
-            x = x + self.param("bias", nn.initializers.zeros, shape).reshape(*ones, -1)
-        return x.astype(config.dtype)
-
-
-class Projection(nn.Module):
-    """A linear map of the last axis in the compute dtype.
-
-    The leading axes are flattened first: on CPU the backward pass of a 2-D matmul is 20 % faster.
-    """
-
-    config: TransformerConfig
-    features: int
-    std: float | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        config = self.config
-        normal = nn.initializers.normal(self.std or config.initializer_range)
-        kernel = self.param("kernel", normal, (x.shape[-1], self.features))
-        y = x.reshape(-1, x.shape[-1]) @ kernel.astype(config.dtype)
-        if config.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(config.dtype)[None, :]
-        return y.reshape(*x.shape[:-1], self.features)
 
 
 # ------------------------------------------------------------------ helpers
@@ -364,6 +313,8 @@ class Projection(nn.Module):
 
 def _embed(config, params, tokens, positions):
     x = jnp.take(params["embed"]["embedding"], tokens, axis=0).astype(config.dtype)
+    if config.embed_scale is not None:
+        x = x * jnp.asarray(config.embed_scale, config.dtype)
     if config.positions == "learned":
         table = params["pos_embed"]["embedding"]
         x = x + jnp.take(table, positions, axis=0).astype(config.dtype)
@@ -384,18 +335,24 @@ def _positions(mask, segment_ids):
     return count - lax.cummax(jnp.where(starts, count, 0), axis=1)
 
 
-def _rotate(x, positions, *, theta):
-    """Rotary positions, half-split convention: pairs are (i, i + head_dim / 2).
+def _lengths(config, positions, at_most):
+    """Lengths `[B]` for `rope.table`; None where no row can be past the scaling's limit.
 
-    Source: Su et al. 2021 (RoFormer), equation 34, in the order of Hugging Face's checkpoints.
+    `at_most` bounds the length of every row where it is known before the program runs.
     """
-    half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+    limit = config.rope_scaling and config.rope_scaling.limit(config.max_positions)
+    if limit is None or (at_most is not None and at_most <= limit):
+        return None
+    return jnp.max(positions, axis=1) + 1
+
+
+def _packed_past_limit(config, columns):
+    limit = config.rope_scaling.limit(config.max_positions)
+    return (
+        f"segment_ids in rows of {columns} columns: past {limit} tokens "
+        f"{config.rope_scaling.kind!r} rope scaling looks at the length of a row, and a packed "
+        f"row has none; pack rows of at most {limit}, or do not pack"
+    )
 
 
 def _to_cache(x, cache_length):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.models import FAMILIES, PARAM_AXES, make_lm, transformer_config
+from jaxrlhf.models import PARAM_AXES, make_lm, transformer_config
 
-TWO = ["gpt2", "llama_gqa"]  # gradients take long to compile
+SOME = ["gpt2", "llama_gqa", "gemma"]  # gradients take long to compile
 SIZES = dict(vocab_size=31, num_layers=2, num_heads=4, d_model=16, d_ff=24, max_positions=32)
 
 
@@ -34,65 +34,93 @@ def compiled(lm):
 def numpy_forward(config, params, tokens):
     """Hidden states and logits of ONE unpadded row, in float64, with explicit loops over heads."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    x = params["embed"]["embedding"][tokens]
+    x = params["embed"]["embedding"][tokens] * (config.embed_scale or 1)
     if config.positions == "learned":
         x = x + params["pos_embed"]["embedding"][: len(tokens)]
     for i in range(config.num_layers):
         block = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
-        x = x + numpy_attention(config, block, numpy_norm(config, block["attn_norm"], x))
-        x = x + numpy_mlp(config, block, numpy_norm(config, block["mlp_norm"], x))
+
+        def normed(name, y, block=block):
+            return numpy_norm(config, block[name], y) if name in block else y
+
+        branch = numpy_attention(config, block, i, normed("attn_norm", x))
+        after = x + normed("attn_post_norm", branch)
+        branch = normed("mlp_norm", x if config.parallel_residual else after)
+        x = after + normed("mlp_post_norm", numpy_mlp(config, block, branch))
     x = numpy_norm(config, params["final_norm"], x)
     tied = config.tied_head
-    return x, x @ (params["embed"]["embedding"].T if tied else params["lm_head"]["kernel"])
+    logits = x @ (params["embed"]["embedding"].T if tied else params["lm_head"]["kernel"])
+    return x, numpy_cap(logits, config.final_soft_cap)
+
+
+def numpy_cap(x, cap):
+    return x if cap is None else cap * np.tanh(x / cap)
 
 
 def numpy_norm(config, p, x):
-    if config.norm == "layer":
+    scale = p["scale"] + config.norm_offset
+    if "bias" in p:
         mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-        return (x - mean) / np.sqrt(var + config.norm_epsilon) * p["scale"] + p["bias"]
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_epsilon) * p["scale"]
+        return (x - mean) / np.sqrt(var + config.norm_epsilon) * scale + p["bias"]
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_epsilon) * scale
 
 
 def numpy_linear(p, x):
     return x @ p["kernel"] + p.get("bias", 0.0)
 
 
-def numpy_rope(config, x):
+def numpy_rope(config, layer, x):
     # Hugging Face: cos and sin of the angles written twice, x * cos + rotate_half(x) * sin with
-    # rotate_half((a, b)) = (-b, a)
-    d = x.shape[-1]
-    inverse = 1.0 / config.rope_theta ** (np.arange(0, d, 2) / d)
+    # rotate_half((a, b)) = (-b, a); columns past the fraction stay as they are
+    kind = "main" if config.layer_rope is None else config.layer_rope[layer]
+    if config.positions != "rope" or kind == "none":
+        return x
+    theta = config.local_rope_theta if kind == "local" else config.rope_theta
+    d = round(x.shape[-1] * config.rope_fraction)
+    inverse = 1.0 / theta ** (np.arange(0, d, 2) / d)
+    if config.rope_scaling is not None and kind == "main":
+        inverse = inverse / config.rope_scaling.factor  # the linear kind
     angles = np.outer(np.arange(len(x)), inverse)
     angles = np.concatenate([angles, angles], -1)
+    x, rest = x[:, :d], x[:, d:]
     turned = np.concatenate([-x[:, d // 2 :], x[:, : d // 2]], -1)
-    return x * np.cos(angles) + turned * np.sin(angles)
+    return np.concatenate([x * np.cos(angles) + turned * np.sin(angles), rest], -1)
 
 
-def numpy_attention(config, block, x):
+def numpy_attention(config, block, layer, x):
     q, k, v = (numpy_linear(block[f"{name}_proj"], x) for name in "qkv")
+    if config.qk_norm == "full":
+        q, k = (numpy_norm(config, block[f"{n}_norm"], y) for n, y in (("q", q), ("k", k)))
     h, group = config.head_dim, config.num_heads // config.num_kv_heads
+    scale = config.attention_scale or 1 / math.sqrt(h)
+    window = (config.layer_windows or (0,) * config.num_layers)[layer] or len(x)
     out = np.zeros((len(x), config.num_heads * h))
     for head in range(config.num_heads):
         mine = slice(head * h, (head + 1) * h)
         shared = slice(head // group * h, (head // group + 1) * h)
         q_head, k_head = q[:, mine], k[:, shared]
-        if config.positions == "rope":
-            q_head, k_head = numpy_rope(config, q_head), numpy_rope(config, k_head)
+        if config.qk_norm == "head":
+            q_head = numpy_norm(config, block["q_norm"], q_head)
+            k_head = numpy_norm(config, block["k_norm"], k_head)
+        q_head, k_head = (numpy_rope(config, layer, y) for y in (q_head, k_head))
         for t in range(len(x)):
-            scores = k_head[: t + 1] @ q_head[t] / math.sqrt(h)
+            seen = slice(max(0, t + 1 - window), t + 1)
+            scores = numpy_cap(k_head[seen] @ q_head[t] * scale, config.attention_soft_cap)
             weights = np.exp(scores - scores.max())
-            out[t, mine] = weights / weights.sum() @ v[: t + 1, shared]
+            out[t, mine] = weights / weights.sum() @ v[seen, shared]
     return numpy_linear(block["o_proj"], out)
 
 
 def numpy_mlp(config, block, x):
     up = numpy_linear(block["up_proj"], x)
-    if config.mlp == "swiglu":
-        gate = numpy_linear(block["gate_proj"], x)
-        up = gate / (1 + np.exp(-gate)) * up
+    gate = numpy_linear(block["gate_proj"], x) if "gate_proj" in block else up
+    if config.mlp in ("swiglu", "silu"):
+        gate = gate / (1 + np.exp(-gate))
+    elif config.mlp == "gelu_exact":
+        gate = gate * (1 + np.vectorize(math.erf)(gate / math.sqrt(2))) / 2
     else:  # gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
-        up = 0.5 * up * (1 + np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
-    return numpy_linear(block["down_proj"], up)
+        gate = 0.5 * gate * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+    return numpy_linear(block["down_proj"], gate * up if "gate_proj" in block else gate)
 
 
 def test_forward_equals_plain_numpy(model, tokens, full):
@@ -131,6 +159,12 @@ def test_padding_changes_nothing(model, tokens, full, side, pads):
     np.testing.assert_allclose(real, expected, atol=2e-5)
 
 
+def test_no_array_is_captured_by_a_traced_program(model, tokens, full):
+    lm, params = model
+    closed = jax.make_jaxpr(make_lm(lm.config).hidden)(params, tokens, full)
+    assert [c.shape for c in closed.consts if np.size(c) > 1] == []
+
+
 def test_what_stands_in_the_padding_changes_nothing_at_all(model, tokens, full):
     lm, params = model
     mask = full.at[0, :4].set(False).at[1, 7:].set(False)
@@ -158,6 +192,15 @@ def test_packed_rows_equal_separate_rows(model, tokens, full):
         alone = lm.hidden(params, tokens[i : i + 1, :n], full[:1, :n])[0]
         np.testing.assert_allclose(hidden[start : start + n], alone, atol=2e-5)
         start += n
+
+
+def test_a_hole_in_a_row_is_skipped(model, tokens, full):
+    # as if the row were shorter: positions and windows count real tokens
+    lm, params = model
+    kept = jnp.array([0, 1, 4, 5, 6, 9])
+    expected = lm.hidden(params, tokens[:, kept], full[:, kept])
+    mask = jnp.zeros(tokens.shape, bool).at[:, kept].set(True)
+    np.testing.assert_allclose(lm.hidden(params, tokens, mask)[:, kept], expected, atol=2e-5)
 
 
 def test_positions_can_be_given(model, tokens, full):
@@ -192,8 +235,9 @@ def value_and_grad(lm, params, tokens, mask):
     return jax.value_and_grad(lambda p: loss(lm, p, tokens, mask))(params)
 
 
-def test_remat_changes_neither_loss_nor_gradient(models, tokens, full):
-    lm, params = models["gpt2"]
+@pytest.mark.parametrize("name", ["gpt2", "gemma"])
+def test_remat_changes_neither_loss_nor_gradient(models, name, tokens, full):
+    lm, params = models[name]
     value, grad = value_and_grad(lm, params, tokens, full)
     again = changed(lm, remat=True)
     remat_value, remat_grad = value_and_grad(again, params, tokens, full)
@@ -204,7 +248,7 @@ def test_remat_changes_neither_loss_nor_gradient(models, tokens, full):
     assert "checkpoint" in jaxpr or "remat" in jaxpr
 
 
-@pytest.mark.parametrize("name", TWO)
+@pytest.mark.parametrize("name", SOME)
 def test_gradients_are_finite_and_equal_with_padding(models, name, tokens, full):
     lm, params = models[name]
     _, expected = value_and_grad(lm, params, tokens, full)
@@ -214,12 +258,13 @@ def test_gradients_are_finite_and_equal_with_padding(models, name, tokens, full)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), expected, grad)
 
 
-@pytest.mark.parametrize("name", TWO)
+@pytest.mark.parametrize("name", SOME)
 def test_every_parameter_gets_gradient(models, name, tokens, full):
     lm, params = models[name]
     _, grad = value_and_grad(lm, params, tokens, full)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grad):
-        per_layer = leaf.reshape(2, -1) if path[0].key == "blocks" else leaf.reshape(1, -1)
+        layers = len(leaf) if path[0].key == "blocks" else 1
+        per_layer = leaf.reshape(layers, -1)
         if path[-2].key == "k_proj" and path[-1].key == "bias":
             continue  # softmax does not see what all keys have in common: this gradient is 0
         assert jnp.all(jnp.any(per_layer != 0, axis=-1)), path
@@ -246,7 +291,16 @@ def test_bfloat16_computes_close_to_float32_and_keeps_parameters(model, tokens, 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("gpt2", "float32"), ("llama", "float32"), ("llama_gqa", "float32"), ("gpt2", "bfloat16")],
+    [
+        ("gpt2", "float32"),
+        ("llama", "float32"),
+        ("llama_gqa", "float32"),
+        ("neox", "float32"),
+        ("gemma", "float32"),
+        ("olmo", "float32"),
+        ("gpt2", "bfloat16"),
+        ("gemma", "bfloat16"),
+    ],
 )
 def test_prefill_and_decode_equal_the_full_forward(models, name, dtype, tokens):
     lm, params = models[name]
@@ -290,9 +344,8 @@ def test_a_cache_shorter_than_the_prompt_is_refused(models, tokens, full):
 # ------------------------------------------------------------------ parameters and config
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_parameters_are_plain_float32_and_every_leaf_has_axes(family):
-    lm = make_lm(transformer_config(family, **SIZES))
+def test_parameters_are_plain_float32_and_every_leaf_has_axes(model):
+    lm = make_lm(model[0].config)
     params = jax.eval_shape(lm.init, jax.random.key(0))
     assert type(params) is dict and type(params["blocks"]) is dict
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -302,16 +355,41 @@ def test_parameters_are_plain_float32_and_every_leaf_has_axes(family):
         assert leaf.ndim == len(axes) + stacked, names
         assert leaf.dtype == jnp.float32
         if stacked:
-            assert leaf.shape[0] == 2
+            assert leaf.shape[0] == lm.config.num_layers
 
 
-def test_the_axes_are_on_the_right_dimensions():
-    lm = make_lm(transformer_config("llama", **{**SIZES, "num_kv_heads": 2, "head_dim": 6}))
-    params = jax.eval_shape(lm.init, jax.random.key(0))
-    sizes = {"vocab": 31, "embed": 16, "heads": 24, "kv_heads": 12, "mlp": 24, "positions": 32}
+def test_the_axes_are_on_the_right_dimensions(model):
+    config = model[0].config
+    params = jax.eval_shape(make_lm(config).init, jax.random.key(0))
+    sizes = {"vocab": 31, "embed": 16, "mlp": 24, "positions": 32}
+    sizes |= {"heads": 4 * config.head_dim, "kv_heads": config.num_kv_heads * config.head_dim}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         axes = PARAM_AXES["/".join(part.key for part in path[-2:])]
-        assert leaf.shape[-len(axes) :] == tuple(sizes[axis] for axis in axes), path
+        if axes != (None,):
+            assert leaf.shape[-len(axes) :] == tuple(sizes[axis] for axis in axes), path
+
+
+def test_a_fresh_norm_scales_by_one(models):
+    # with Gemma's offset the parameter itself starts at 0
+    blocks = jax.jit(models["gemma"][0].init)(jax.random.key(0))["blocks"]
+    for name in ("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm", "q_norm", "k_norm"):
+        assert not blocks[name]["scale"].any(), name
+
+
+def test_parameters_may_be_bfloat16(models, tokens, full):
+    # a frozen model in half the memory: every operation casts, so only the rounding is lost
+    for name in ("gpt2", "gemma"):
+        lm, params = models[name]
+        low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+        rounded = jax.tree.map(lambda x: x.astype(jnp.float32), low)
+        weights, expected = lm.decode_params(low), lm.decode_params(rounded)
+        jax.tree.map(np.testing.assert_array_equal, weights, expected)
+        assert jax.tree.map(lambda x: x.dtype, weights) == jax.tree.map(lambda x: x.dtype, expected)
+        np.testing.assert_allclose(
+            lm.logits(low, lm.hidden(low, tokens, full)),
+            lm.logits(rounded, lm.hidden(rounded, tokens, full)),
+            atol=2e-5,
+        )
 
 
 def test_initial_standard_deviations():
@@ -351,9 +429,9 @@ def test_the_same_config_gives_the_same_object():
         ("num_kv_heads", 0, "divisor of num_heads=4"),
         ("d_model", 18, "multiple of num_heads=4"),
         ("head_dim", 5, "even with rope"),
-        ("positions", "alibi", "learned, rope"),
+        ("positions", "alibi", "learned, rope, none"),
         ("norm", "batch", "layer, rms"),
-        ("mlp", "relu", "gelu, swiglu"),
+        ("mlp", "mish", "gelu, gelu_exact, relu, silu, swiglu, geglu"),
         ("dtype", "float16", "float32, bfloat16"),
         ("norm_epsilon", 0.0, "positive"),
     ],

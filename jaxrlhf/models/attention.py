@@ -1,0 +1,146 @@
+"""What a layer sees: its window, its rotary positions, and attention with or without a soft cap.
+
+Layers that agree share one `View`. Where several kinds of layers alternate (Gemma, SmolLM3), the
+scan over layers picks each one's view by its index; where all agree nothing is picked.
+
+A window counts real tokens: padding on any side, or between, is skipped. For rows without holes
+that is the distance in columns, as in Hugging Face.
+
+What it does not do: projections (`layers.py`), caches (`transformer.py`).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrlhf.models import rope
+from jaxrlhf.models.config import LayerRope, TransformerConfig
+
+UNLIMITED = np.iinfo(np.int32).max
+
+
+class Kind(NamedTuple):
+    """What distinguishes a layer from its neighbours."""
+
+    window: int
+    rope: LayerRope
+
+
+class View(NamedTuple):
+    """A kind of layer on the positions of a batch; None where it has no window or no rotation."""
+
+    window: jax.Array | None  # int32 scalar
+    rope: rope.Rope | None
+
+
+def kinds(config: TransformerConfig, columns: int) -> tuple[list[Kind], list[int]]:
+    """The kinds of layers there are, and for each layer the index of its kind.
+
+    A window that holds all `columns` is none.
+    """
+    windows = config.layer_windows or (0,) * config.num_layers
+    windows = [0 if window >= columns else window for window in windows]
+    ropes = config.layer_rope or ("main",) * config.num_layers
+    if config.positions != "rope":
+        ropes = ("none",) * config.num_layers
+    layers = [Kind(window, kind) for window, kind in zip(windows, ropes, strict=True)]
+    distinct = list(dict.fromkeys(layers))
+    return distinct, [distinct.index(layer) for layer in layers]
+
+
+def views(
+    config: TransformerConfig,
+    distinct: list[Kind],
+    positions: jax.Array,
+    lengths: jax.Array | None,
+) -> list[View]:
+    """A `View` for each kind; `positions` `[B, T]`, and `lengths` `[B]` as in `rope.table`."""
+    tables = {kind.rope: _table(config, kind.rope, positions, lengths) for kind in distinct}
+    return [
+        View(None if kind.window == 0 else jnp.int32(kind.window), tables[kind.rope])
+        for kind in distinct
+    ]
+
+
+def stacked(several: list[View]) -> View:
+    """Views of one structure with a leading axis of kinds, for `picked`."""
+    windows = rotations = None
+    if any(view.window is not None for view in several):
+        windows = [UNLIMITED if view.window is None else view.window for view in several]
+        windows = jnp.stack([jnp.int32(window) for window in windows])
+    given = [view.rope for view in several if view.rope is not None]
+    if given:
+        still = rope.Rope(jnp.ones_like(given[0].cos), jnp.zeros_like(given[0].sin))
+        tables = [still if view.rope is None else view.rope for view in several]
+        rotations = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tables)
+    return View(windows, rotations)
+
+
+def picked(several: View, index: jax.Array) -> View:
+    """The view at a (traced) index of stacked views."""
+    return jax.tree.map(lambda leaf: leaf[index], several)
+
+
+def visible(mask: jax.Array, view: View, query_ranks: jax.Array, key_ranks: jax.Array) -> jax.Array:
+    """`mask`, `[B, 1, T or 1, S]`, less the keys outside the view's window.
+
+    Ranks `[B, T]`, `[B, S]` count the real tokens of a row up to each column.
+    """
+    if view.window is None:
+        return mask
+    distance = query_ranks[:, None, :, None] - key_ranks[:, None, None, :]
+    return mask & (distance < view.window)
+
+
+def attend(
+    config: TransformerConfig,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    *,
+    is_causal: bool,
+) -> jax.Array:
+    """Attention of `q` `[B, T, H, h]` to `k` and `v` `[B, S, K, h]` where `mask` allows it.
+
+    A query that sees nothing (padding) gives the mean of the values: finite, and never read.
+    """
+    scale = config.attention_scale
+    if config.attention_soft_cap is None:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, is_causal=is_causal)
+    if is_causal:
+        mask = mask & jnp.tril(jnp.ones((1, 1, q.shape[1], k.shape[1]), bool))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return capped_attention(q, k, v, mask, scale=scale, soft_cap=config.attention_soft_cap)
+
+
+def capped_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *, scale: float, soft_cap: float
+) -> jax.Array:
+    """softmax(c·tanh(scale·q·k / c))·v, scores and softmax in float32.
+
+    Source: Gemma 2 (2024), section 2. No kernel of `jax.nn.dot_product_attention` has the cap.
+    """
+    heads, kv_heads = q.shape[2], k.shape[2]
+    grouped = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, q.shape[3])
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    scores = soft_cap * jnp.tanh(scores * (scale / soft_cap))
+    scores = jnp.where(mask[:, :, None], scores, -0.7 * jnp.finfo(jnp.float32).max)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+
+
+def _table(config, kind, positions, lengths):
+    if kind == "none":
+        return None
+    local = kind == "local"
+    return rope.table(
+        positions,
+        config.rotary_size,
+        theta=config.local_rope_theta if local else config.rope_theta,
+        scaling=None if local else config.rope_scaling,
+        max_positions=config.max_positions,
+        lengths=lengths,
+    )
