@@ -1,16 +1,16 @@
-"""Saving and restoring: run checkpoints (orbax `CheckpointManager`) and finished models.
+"""Saving and restoring runs (orbax `CheckpointManager`); finished models are `hf/folder.py`'s.
 
-A run checkpoint holds the whole `State` and the data position, and is complete or absent: orbax
+A checkpoint holds the whole `State` and the data position, and is complete or absent: orbax
 writes to a temporary folder and renames it. When the newest one cannot be read the one before it
 is used, and a line says so. Restoring checks names and shapes first and lists what differs.
 No pickles, no code: arrays and JSON only.
 """
 
-import json
+import contextlib
 import logging
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -113,72 +113,54 @@ class Checkpoints:
         return self._manager.restore(step, args=args)
 
 
-class SavedModel(NamedTuple):
-    """A finished model on disk: what it is, and its parameters."""
-
-    kind: str  # "lm" or "scalar"
-    config: dict[str, Any]
-    params: Any
+def finished_steps(directory: str | Path) -> list[int]:
+    """Steps of the checkpoints in a folder, oldest first."""
+    found = Path(directory).glob("[0-9]*")
+    return sorted(int(path.name) for path in found if path.name.isdigit())
 
 
-def save_model(directory: str | Path, params: Any, *, kind: str, config: dict[str, Any]) -> None:
-    """Write a finished model to `directory`/params beside `model.json`; replaces what was there.
+def stored_names(directory: str | Path, step: int) -> list[str]:
+    """Paths of the arrays in a checkpoint, such as "params/embed/embedding".
 
-    `model.json` is written last, so a folder that has it is complete.
+    Raises:
+      CheckpointError: it cannot be read.
     """
-    directory = Path(directory).absolute()
-    description = directory / "model.json"
-    description.unlink(missing_ok=True)
-    for old in directory.glob("params*"):  # also what a killed save left half-written
-        shutil.rmtree(old, ignore_errors=True)
+    folder = Path(directory).absolute() / str(step) / "state"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(directory / "params", params)
-        _write_description(description, {"kind": kind, "config": config})
+        return list(stored_shapes(folder))
     except Exception as error:
-        raise CheckpointError(
-            f"{directory}: the model could not be written ({_reason(error)})"
-        ) from error
+        raise CheckpointError(f"{folder.parent}: cannot be read ({_reason(error)})") from error
 
 
-def _write_description(path: Path, description: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(description, indent=2) + "\n")
-    temporary.replace(path)
+def restore_params(
+    directory: str | Path, step: int, abstract: Any, *, within: tuple[str, ...] = ("params",)
+) -> Any:
+    """Parameters alone of a run's checkpoint; optimiser and the rest are not read.
 
-
-def describe_model(directory: str | Path) -> tuple[str, dict[str, Any]]:
-    """Kind and config of the model in a folder.
-
+    Args:
+      abstract: tree of `jax.ShapeDtypeStruct`; the result is numpy arrays of these shapes.
+      within: where in the state the tree hangs.
     Raises:
-      CheckpointError: no finished model there.
+      CheckpointError: names or shapes differ (all are listed), or it cannot be read.
     """
-    path = Path(directory) / "model.json"
-    if not path.is_file():
-        raise CheckpointError(f"{directory}: no finished model here (model.json is missing)")
+    folder = Path(directory).absolute() / str(step) / "state"
+    for name in reversed(within):
+        abstract = {name: abstract}
+    prefix = "/".join(within) + "/"
+    as_numpy = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(restore_type=np.ndarray), abstract)
+    args = ocp.args.PyTreeRestore(item=abstract, partial_restore=True, restore_args=as_numpy)
     try:
-        description = json.loads(path.read_text())
-        return description["kind"], description["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a model description ({_reason(error)})") from error
-
-
-def load_params(directory: str | Path, abstract: Any) -> Any:
-    """Parameters of a finished model, laid out as `abstract` says.
-
-    Raises:
-      CheckpointError: names or shapes differ (all of them are listed), or it cannot be read.
-    """
-    folder = Path(directory).absolute() / "params"
-    try:
-        check_shapes(stored_shapes(folder), abstract)
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(folder, abstract)
+        stored = {name: x for name, x in stored_shapes(folder).items() if name.startswith(prefix)}
+        check_shapes(stored, abstract)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            found = checkpointer.restore(folder, args=args)
     except _Mismatch as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+        raise CheckpointError(f"{folder.parent}: {error}") from None
     except Exception as error:
-        raise CheckpointError(f"{folder}: cannot be read ({_reason(error)})") from error
+        raise CheckpointError(f"{folder.parent}: cannot be read ({_reason(error)})") from error
+    for name in within:
+        found = found[name]
+    return found
 
 
 class _Mismatch(Exception):
@@ -192,7 +174,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
       Exception: the folder is damaged; several kinds.
     """
     _read_index(folder)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer() as checkpointer, _quietly():
         metadata = checkpointer.metadata(folder)
     tree = getattr(metadata, "item_metadata", metadata)
     shapes = _shapes(getattr(tree, "tree", tree))
@@ -231,6 +213,21 @@ def _read_index(folder: Path) -> None:
         store.read(name).result()
     if not described:
         raise FileNotFoundError(f"{folder}: files are missing")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without orbax's warning that an item of a checkpoint has no metadata file of its own."""
+    logger = logging.getLogger("absl")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "Metadata file does not exist" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

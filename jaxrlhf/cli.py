@@ -13,6 +13,7 @@ import errno
 import importlib
 import importlib.metadata
 import inspect
+import json
 import logging
 import os
 import platform
@@ -81,8 +82,9 @@ def _command(argv: list[str], recipes: "Mapping[str, Recipe]") -> int:
         raise UserError(_unknown_recipe(name, recipes))
     module = _import(name, recipes[name].module)
     if args.help:
-        _print_recipe_help(name, recipes[name].summary, module)
+        _print_recipe_help(name, recipes[name], module)
         return 0
+    overrides = _named(overrides, recipes[name].positional)
     config: Config = module.CONFIG.load(args.config, _checked(overrides))
     if args.print_config:
         from jaxrlhf.config import dump
@@ -117,6 +119,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     guess = nearest(name, options)
     hint = f"a field is set as {name}=VALUE" + (f"; did you mean --{guess}?" if guess else "")
     raise UserError(f"unknown option {unknown[0]}; {hint}")
+
+
+def _named(overrides: list[str], positional: str | None) -> list[str]:
+    """A first word without "=" is the value of the recipe's positional field."""
+    if positional is None or not overrides or "=" in overrides[0]:
+        return overrides
+    return [f"{positional}={json.dumps(overrides[0])}", *overrides[1:]]
 
 
 def _checked(overrides: list[str]) -> list[str]:
@@ -216,13 +225,13 @@ def _print_help(recipes: "Mapping[str, Recipe]") -> None:
     _print_rows(console, "Examples", [(f"{what}:", line) for what, line in EXAMPLES])
 
 
-def _print_recipe_help(name: str, summary: str, module: ModuleType) -> None:
+def _print_recipe_help(name: str, recipe: "Recipe", module: ModuleType) -> None:
     from jaxrlhf.config_help import describe, group_title
 
     console = _console()
     rows = describe(module.CONFIG)
-    _print_usage(console, name)
-    console.print(inspect.cleandoc(module.__doc__ or summary), markup=False, end="\n\n")
+    _print_usage(console, f"{name} {(recipe.positional or '').upper()}".strip())
+    console.print(inspect.cleandoc(module.__doc__ or recipe.summary), markup=False, end="\n\n")
     groups: dict[str, list[FieldDoc]] = {}
     for row in rows:
         groups.setdefault(row.path.rpartition(".")[0], []).append(row)

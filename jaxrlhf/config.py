@@ -54,7 +54,8 @@ class Config(pydantic.BaseModel):
         """Read a YAML file (or only the defaults) and apply overrides such as `ppo.lam=0.9`.
 
         A nested config that is given in part keeps what its parent's default says for the rest.
-        List items are reached by index: `stages.0.steps=10`. An override's value is YAML.
+        List items are reached by index: `stages.0.steps=10`. An override's value is YAML; of a
+        field that holds text, the text as it stands where YAML makes no text of it.
 
         Raises:
             ConfigError: listing everything that is wrong, each with its place.
@@ -66,7 +67,7 @@ class Config(pydantic.BaseModel):
         problems = []
         for text in overrides:
             try:
-                keys, value = _parse_override(text)
+                keys, value = _parse_override(cls, text)
                 values = _replaced(values, keys, value, defaults)
                 for n in range(1, len(keys)):
                     origins.setdefault(keys[:n], f"override {text!r}")
@@ -129,12 +130,24 @@ def differences(a: Config | Mapping[str, Any], b: Config | Mapping[str, Any]) ->
 # Overrides and defaults.
 
 
-def _parse_override(text: str) -> tuple[config_file.Keys, Any]:
+def _parse_override(cls: type[Config], text: str) -> tuple[config_file.Keys, Any]:
     name, equals, value = text.partition("=")
     keys = tuple(name.strip().split("."))
     if not equals or not all(keys):
         raise ConfigError("must look like field=value or group.field=value")
-    return keys, config_file.parse_value(value)
+    if not _holds_text(cls, keys):
+        return keys, config_file.parse_value(value)
+    try:  # "Why: because" and "2" are prompts and names of files too
+        parsed = config_file.parse_value(value)
+    except ConfigError:
+        return keys, value
+    return keys, parsed if parsed is None or isinstance(parsed, str) else value
+
+
+def _holds_text(cls: type[Config], keys: config_file.Keys) -> bool:
+    parent = _config_at(cls, keys[:-1])
+    field = parent.model_fields.get(keys[-1]) if parent else None
+    return field is not None and set(_members(field.annotation)) <= {str, types.NoneType}
 
 
 def _replaced(node: Any, keys: config_file.Keys, value: Any, default: Any, done: str = "") -> Any:

@@ -25,7 +25,7 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be read or does not fit the model."""
+    """A checkpoint or a model's folder cannot be read, or does not fit."""
 
 
 class NonFiniteError(UserError):

@@ -137,12 +137,6 @@ def init_params(init: Callable[[jax.Array], Any], *, seed: int, mesh: jax.shardi
     return jax.jit(init, out_shardings=layout)(key)
 
 
-def abstract_params(init: Callable[[jax.Array], Any], *, mesh: jax.sharding.Mesh) -> Any:
-    """Shapes, dtypes and layout of parameters, for loading them."""
-    abstract = jax.eval_shape(init, jax.random.key(0))
-    return _with_layout(abstract, sharding.tree_sharding(mesh, abstract))
-
-
 def _with_layout(abstract: Any, layout: Any) -> Any:
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout

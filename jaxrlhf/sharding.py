@@ -5,6 +5,7 @@ losses know nothing. One CPU is mesh (1, 1). Nothing is replicated silently: an 
 dimension that does not divide are errors.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +58,19 @@ def tree_sharding(mesh: Mesh, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, x: _leaf_sharding(mesh, path, x), tree)
 
 
+def elements_per_device(tree: Any, *, tensor: int) -> int:
+    """Numbers that each device of a mesh with this tensor axis holds; no device is needed.
+
+    Raises:
+      UserError: as `tree_sharding`.
+    """
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        spec = _spec(path, leaf, {DATA: 1, TENSOR: tensor})
+        total += math.prod(leaf.shape) // (tensor if TENSOR in spec else 1)
+    return total
+
+
 def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Rows of every array spread over the data axis.
 
@@ -81,19 +95,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def _leaf_sharding(mesh: Mesh, path: Any, leaf: Any) -> NamedSharding:
+    return NamedSharding(mesh, _spec(path, leaf, mesh.shape))
+
+
+def _spec(path: Any, leaf: Any, sizes: Mapping[str, int]) -> PartitionSpec:
+    """Mesh axes of a leaf's dimensions; `sizes` are those of the mesh."""
     if not leaf.shape:
-        return replicated(mesh)
+        return PartitionSpec()
     name = "/".join(_key(entry) for entry in path)
     axes = _logical_axes(name, len(leaf.shape))
     spec = PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
     for size, mesh_axis, axis in zip(leaf.shape, spec, axes, strict=True):
-        ways = 1 if mesh_axis is None else mesh.shape[mesh_axis]
+        ways = 1 if mesh_axis is None else sizes[mesh_axis]
         if size % ways:
             raise UserError(
                 f"{name}: axis {axis!r} of size {size} does not divide over {ways} devices of mesh "
                 f"axis {mesh_axis!r}; pad it or choose a smaller mesh"
             )
-    return NamedSharding(mesh, spec)
+    return spec
 
 
 def _logical_axes(name: str, rank: int) -> tuple[str | None, ...]:

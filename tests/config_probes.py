@@ -128,11 +128,11 @@ def prompts(*overrides: str) -> str:
 def sampling(*overrides: str) -> str:
     """The program that draws responses for the tiny model (end token 2, padding 0)."""
     config = sample.SamplingConfig.load(None, ("response_length=4", *overrides))
-    ids = types.SimpleNamespace(eos_token_id=2, pad_token_id=0)
+    words = tokenizers.word_tokenizer(["soup", "pie"])  # its pad is token 0, its end token 2
     prompt, keys = np.full((1, 2), 4, np.int32), jax.random.split(jax.random.key(0), 1)
 
     def draw(params):
-        made = inference.generate(tiny.LM, params, prompt, prompt > 0, keys, config.build(ids))
+        made = inference.generate(tiny.LM, params, prompt, prompt > 0, keys, config.build(words))
         return made.tokens, made.log_probs
 
     return program(draw, jax.eval_shape(tiny.LM.init, jax.random.key(0)))

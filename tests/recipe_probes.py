@@ -21,10 +21,15 @@ from config_probes import Overrides, content, new_folder, program, refusal, shap
 
 from jaxrlhf import inference, rewards
 from jaxrlhf.algorithms import ppo as ppo_algorithm
+from jaxrlhf.data import preferences
+from jaxrlhf.hf import folder
 from jaxrlhf.metrics import read_completions
 from jaxrlhf.models import heads
 from jaxrlhf.recipes import (
     blocks,
+    export,
+    generate,
+    inspect_model,
     ppo,
     reward,
     rlhf,
@@ -177,7 +182,7 @@ def asked(recipe: str, part: str = "calls") -> Callable[..., Any]:
         def generate(lm, params, prompts, mask, keys, sampling):
             arrays = (params, prompts, mask, jax.random.key_data(keys))
             places = [str(getattr(x, "sharding", "")) for x in jax.tree.leaves((params, prompts))]
-            calls.append(content(arrays) + str(places) + str(sampling))
+            calls.append(content(arrays) + str(places) + str(sampling) + str(lm.config))
             if recipe == "reward":
                 raise Enough
             tokens = np.concatenate([prompts, np.full((len(mask), 6), 4)], axis=1)
@@ -271,6 +276,68 @@ def by_words(prompts: Sequence[str], completions: Sequence[str], **columns: Any)
     return [float(len(text.split())) for text in completions]
 
 
+# Commands that look at models or use them.
+
+
+def inspected(*overrides: str) -> str:
+    """All that is said of a model."""
+    with contextlib.chdir(micro.pipeline()):
+        base = ("path=run/sft/model", *overrides)
+        return repr(inspect_model.run(inspect_model.CONFIG.load(None, base)))
+
+
+def generated(*overrides: str) -> str:
+    """What a model is asked, and where answers are written."""
+    calls: list[str] = []
+
+    def stream(lm, weights, prompt, key, sampling):
+        calls.append(f"{prompt} {jax.random.key_data(key)} {sampling} {lm.config}")
+        calls.append(content(weights))
+        return iter(())
+
+    def answer(lm, params, prompts, mask, keys, sampling):
+        arrays = (params, prompts, mask, jax.random.key_data(keys))
+        places = [str(getattr(x, "sharding", "")) for x in jax.tree.leaves((params, prompts))]
+        calls.append(content(arrays) + str(places) + str(sampling) + str(lm.config))
+        tokens = np.concatenate([prompts, np.full((len(mask), 6), 4)], axis=1)
+        drawn = np.zeros((len(mask), 6), np.float32)
+        return inference.Generation(tokens, tokens > 0, drawn, tokens[:, 0] > 0)  # type: ignore[arg-type]
+
+    def write_rows(path, records):
+        calls.append(f"{path} {records}")
+
+    with (
+        contextlib.chdir(micro.pipeline()),
+        mock.patch.object(inference, "stream", stream),
+        mock.patch.object(inference, "generate", answer),
+        mock.patch.object(preferences, "write_rows", write_rows),
+    ):
+        base = ("path=run/sft/model", "sampling.response_length=6", *overrides)
+        generate.run(generate.CONFIG.load(None, base))
+    return repr(calls)
+
+
+ONE_PROMPT: Overrides = ("prompt=the waiter",)
+PROMPT_FILE: Overrides = (
+    "prompts.files=[run/data/prompts.jsonl]",
+    "prompts.limit=8",
+    "batch_size=4",
+    "output=answers.jsonl",
+)
+
+
+def exported(*overrides: str) -> list[tuple[str, bytes]]:
+    """The files that an export writes."""
+    home = new_folder()
+    with contextlib.chdir(micro.pipeline()):
+        base = ("path=run/sft/model", f"output={home}/out", *overrides)
+        export.run(export.CONFIG.load(None, base))
+    files = sorted(path for path in home.rglob("*") if path.is_file())
+    return [(str(path.relative_to(home)), path.read_bytes()) for path in files]
+
+
+PADDED = f"{micro.scratch()}/padded"
+FEWER_WORDS = f"{micro.scratch()}/fewer_words"
 OTHER_REWARD = f"{micro.scratch()}/other_reward"
 FEWER_SAMPLES = f"{micro.scratch()}/fewer_samples.jsonl"
 REFERENCE: Overrides = (
@@ -284,8 +351,16 @@ REFERENCE: Overrides = (
 def make_other_reward() -> None:
     """A reward model that scores twice as high."""
     folder = str(micro.pipeline() / "run" / "reward" / "model")
-    model, params, words = saved.load_scalar(folder, blocks.MeshConfig().build())
+    model, params, words, _ = saved.load_scalar(folder, blocks.MeshConfig().build())
     saved.save_scalar(Path(OTHER_REWARD), model, heads.affine(params, 2.0, 0.0), words)
+
+
+def make_other_vocabularies() -> None:
+    """A model that lacks the last words of its tokenizer, and one with rows to spare."""
+    path = str(micro.pipeline() / "run" / "sft" / "model")
+    lm, params, words, _ = saved.load_lm(path, blocks.MeshConfig().build())
+    for where, rows in ((FEWER_WORDS, len(words) - 9), (PADDED, len(words) + 8)):
+        folder.save_lm(where, lm, params, tokenizer=words, vocab_size=rows)
 
 
 def make_fewer_samples() -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import micro
 import pytest
+import safetensors.numpy
 
 from jaxrlhf.metrics import read_metrics
 
@@ -27,8 +28,12 @@ def folder(tmp_path_factory) -> Path:
     folder = micro.copy(tmp_path_factory.mktemp("bad"))
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
-    edit_json(clone(folder, "wider") / "model.json", {"d_model": 32})
-    edit_json(clone(folder, "unknown_field") / "model.json", {"width": 3})
+    edit_json(clone(folder, "wider") / "config.json", {"hidden_size": 32})
+    edit_json(clone(folder, "unknown_field") / "config.json", {"width": 3})
+    edit_json(clone(folder, "fewer_words") / "config.json", {"vocab_size": 72})
+    cut_vocabulary(folder / "fewer_words", 72)
+    edit_json(clone(folder, "deaf", of="reward") / "config.json", {"vocab_size": 72})
+    cut_vocabulary(folder / "deaf", 72)
     for name, word in (("other_words", "waiter"), ("no_end", None)):
         model = clone(folder, name, of="reward" if word else "sft")
         text = (model / "tokenizer.json").read_text()
@@ -48,8 +53,13 @@ def clone(folder: Path, name: str, of: str = "sft") -> Path:
 
 def edit_json(path: Path, changes: dict) -> None:
     value = json.loads(path.read_text())
-    value["config"] |= changes
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value | changes))
+
+
+def cut_vocabulary(model: Path, rows: int) -> None:
+    arrays = safetensors.numpy.load_file(model / "model.safetensors")
+    cut = {name: x[:rows] if len(x) > rows and x.ndim == 2 else x for name, x in arrays.items()}
+    safetensors.numpy.save_file({**arrays, **cut}, model / "model.safetensors")
 
 
 FILES = {
@@ -206,23 +216,46 @@ CASES = {
     "unwritable folder": case(f"{TUNE} output_dir=a_file/x", "output_dir = a_file/x: cannot be"),
     "a file where the folder should be": case(f"{RLHF} output_dir=a_file", "output_dir = a_file:"),
     # Models.
-    "no model there": case(f"{TUNE} model_path=run/label", "run/label: no finished model here"),
+    "no model there": case(f"{TUNE} model_path=run/label", "run/label: no model here (config.json"),
+    "the folder of a stage": case(
+        f"{TUNE} model_path=run/sft", "run/sft: no model here", "did you mean run/sft/model?"
+    ),
+    "no such folder": case(
+        f"{TUNE} model_path=./run/sft/modle", "no such folder; did you mean run/sft/model?"
+    ),
+    "no such name on the hub": case(
+        f"{TUNE} model_path=nobody/nothing", "nobody/nothing: no such folder; and from the Hugging"
+    ),
+    "a model that is not finished": case(
+        f"{TUNE} model_path=run/sft/model_config", "run/sft/model_config: no weights here"
+    ),
     "a reward model for a policy": case(
-        f"{PPO} policy=run/reward/model", "kind 'scalar', a language model is needed"
+        f"{PPO} policy=run/reward/model", "holds a reward model, a language model is needed"
     ),
     "a policy for a reward model": case(
-        f"{PPO} reward_model=run/sft/model", "kind 'lm', a reward model is needed"
+        f"{PPO} reward_model=run/sft/model", "holds a language model, a reward model is needed"
     ),
     "a model of another shape": case(
         f"{TUNE} model_path=wider",
-        "wider/params: a checkpoint of another model",
-        "embed/embedding has shape",
-        "16), this model needs",
-        "final_norm/scale has shape (16,), this model needs (32,)",
+        "wider: model.embed_tokens.weight has shape",
+        "16), config.json says",
+        "model.norm.weight has shape (16,), config.json says (32,)",
     ),
-    "a model of another version": case(f"{TUNE} model_path=unknown_field", "model.json", "width"),
+    "a model of another version": case(f"{TUNE} model_path=unknown_field", "config.json", "width"),
+    "tokens that the model does not know": case(
+        f"{TUNE} model_path=fewer_words data.train=[run/data/demonstrations.jsonl] format=examples",
+        "the model has 72 rows; resize_vocabulary: true",
+    ),
+    "a family that has no such model": case(
+        f"{FROM_SCRATCH} model.family=gpt2 model.num_kv_heads=1",
+        "no family of Hugging Face has this architecture",
+        "num_kv_heads",
+    ),
     "different tokenizers": case(
         f"{PPO} reward_model=other_words", "policy and reward model use different tokenizers"
+    ),
+    "a reward model that lacks words of the policy": case(
+        f"{PPO} reward_model=deaf", "reward_model: has 72 vocabulary rows, the policy 80"
     ),
     "a tokenizer without an end": case(f"{TUNE} model_path=no_end", "no end-of-sequence token"),
     "no tokenizer there": case(

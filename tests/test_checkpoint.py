@@ -1,4 +1,4 @@
-"""Checkpoints and saved models: exact, whole or absent, and clear about what is wrong with them."""
+"""Checkpoints: exact, whole or absent, and clear about what is wrong with them."""
 
 import logging
 import resource
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrlhf import checkpoint, loop, sharding
+from jaxrlhf import sharding
 from jaxrlhf.algorithms.base import State, new_state
 from jaxrlhf.checkpoint import Checkpoints
 from jaxrlhf.errors import CheckpointError
@@ -266,80 +266,3 @@ def test_a_full_disk_is_one_error_and_the_checkpoint_before_stays_good(folder, s
     with closing(Checkpoints(folder)) as store:
         store.save(4, states[1], Position(40))
     assert restore(folder, states[1])[1] == 40
-
-
-def test_a_full_disk_while_a_model_is_saved_leaves_no_model(tmp_path):
-    checkpoint.save_model(tmp_path, params(1), kind="lm", config={})
-    with full_disk(100), pytest.raises(CheckpointError, match="the model could not be written"):
-        checkpoint.save_model(tmp_path, params(2), kind="lm", config={})
-    with pytest.raises(CheckpointError, match="no finished model here"):
-        checkpoint.describe_model(tmp_path)
-
-
-# Finished models.
-
-
-def abstract_params(shape=SHAPE):
-    return loop.abstract_params(
-        lambda key: {"embed": {"embedding": jax.random.normal(key, shape)}},
-        mesh=sharding.make_mesh(1, 1),
-    )
-
-
-def test_a_model_comes_back_with_its_description(tmp_path):
-    checkpoint.save_model(tmp_path / "deep" / "model", params(1), kind="lm", config={"d": [1]})
-    folder = tmp_path / "deep" / "model"
-    assert checkpoint.describe_model(folder) == ("lm", {"d": [1]})
-    assert_same(checkpoint.load_params(folder, abstract_params()), params(1))
-
-
-def test_saving_a_model_again_replaces_it(tmp_path):
-    for value in (1, 2):
-        checkpoint.save_model(tmp_path, params(value), kind="lm", config={"v": value})
-    assert checkpoint.describe_model(tmp_path) == ("lm", {"v": 2})
-    assert_same(checkpoint.load_params(tmp_path, abstract_params()), params(2))
-
-
-@pytest.mark.parametrize("moment", ["params", "description"])
-def test_a_model_is_finished_when_its_description_is_there(tmp_path, monkeypatch, moment):
-    """A kill while the second model is written: no half of either is taken for a model."""
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*args, **kwargs):
-        raise Killed
-
-    checkpoint.save_model(tmp_path, params(1), kind="lm", config={})
-    if moment == "params":
-        monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, "save", kill)
-    else:
-        monkeypatch.setattr(checkpoint, "_write_description", kill)
-    with pytest.raises(Killed):
-        checkpoint.save_model(tmp_path, params(2), kind="lm", config={})
-    monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"model\.json is missing"):
-        checkpoint.describe_model(tmp_path)
-    checkpoint.save_model(tmp_path, params(2), kind="lm", config={})
-    assert_same(checkpoint.load_params(tmp_path, abstract_params()), params(2))
-
-
-def test_a_model_of_another_shape_lists_names_and_shapes(tmp_path):
-    checkpoint.save_model(tmp_path, params(1), kind="lm", config={})
-    with pytest.raises(CheckpointError, match=r"embed/embedding has shape \(8, 4\), .* \(9, 4\)"):
-        checkpoint.load_params(tmp_path, abstract_params((9, 4)))
-
-
-def test_a_damaged_model_is_one_error(tmp_path):
-    checkpoint.save_model(tmp_path, params(1), kind="lm", config={})
-    for path in files(tmp_path / "params", "d/*"):
-        halve(path)
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.load_params(tmp_path, abstract_params())
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "lm"}'])
-def test_a_description_that_is_none_is_named(tmp_path, text):
-    (tmp_path / "model.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"model\.json: not a model description"):
-        checkpoint.describe_model(tmp_path)

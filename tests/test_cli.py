@@ -32,6 +32,7 @@ class Toy(Config):
 class FakeRecipe(NamedTuple):
     summary: str
     module: str
+    positional: str | None = None
 
 
 RUNS: list[Toy] = []
@@ -49,6 +50,7 @@ def recipes(monkeypatch):
     RUNS.clear()
     return {
         "toy": FakeRecipe("trains a toy [model]", "toy_recipe"),
+        "bare": FakeRecipe("takes its data first", "toy_recipe", positional="data"),
         "needy": FakeRecipe("needs a package", "a_package_nobody_has.recipe"),
     }
 
@@ -73,6 +75,16 @@ def test_a_recipe_runs_with_its_config(run, tmp_path):
     ):
         assert run(*argv) == (0, "", "")
     assert [Toy(data="a.jsonl", seed=3, trainer=Trainer(steps=5))] * 3 == RUNS
+
+
+def test_a_first_bare_word_is_the_field_that_the_recipe_says(run):
+    for word in ("rows.jsonl", "a: [b", "./x y", "null"):  # whatever YAML would make of it
+        assert run("bare", word, "seed=2") == (0, "", "")
+        assert RUNS.pop() == Toy(data=word, seed=2)
+    assert run("bare", "seed=2", "data=x")[0] == 0
+    assert RUNS.pop() == Toy(data="x", seed=2)
+    assert "override 'b': must look like field=value" in run("bare", "a", "b")[2]
+    assert "jaxrlhf bare DATA [--config FILE]" in run("bare", "--help")[1]
 
 
 def test_help_lists_recipes_options_and_examples(run):
@@ -115,7 +127,7 @@ def test_print_config_is_a_config_file(run, tmp_path):
     ("argv", "says"),
     [
         (("toi",), "unknown recipe 'toi'; did you mean 'toy'?"),
-        (("xyz",), "unknown recipe 'xyz'; the recipes are toy, needy"),
+        (("xyz",), "unknown recipe 'xyz'; the recipes are toy, bare, needy"),
         (("toy",), "config: data: a value is required"),
         (
             ("toy", "data=x", "sede=1"),

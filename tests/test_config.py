@@ -117,6 +117,27 @@ def test_a_group_given_in_part_keeps_its_parents_default(tmp_path):
     assert from_file.sft.optimizer == Optimizer(learning_rate=0.5, lr_scheduler_type="cosine")
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("Why: because", "Why: because"),  # a mapping, if it were YAML
+        ("[a", "[a"),  # no YAML at all
+        ("2", "2"),
+        ("true", "true"),
+        ("", "run"),  # null, which this field does not take
+        ("plain", "plain"),
+        ("'2: quoted'", "2: quoted"),
+        ('"a\\nb"', "a\nb"),
+    ],
+)
+def test_an_override_of_text_is_the_text_as_it_stands(value, name):
+    if value:
+        assert Run.load(None, [f"name={value}"]).name == name
+    else:
+        assert "must be a valid string" in error(None, "name=")
+    assert "seed" in error(None, f"seed={value or 'x'}x")  # of other fields it is YAML as ever
+
+
 def test_overrides_reach_list_items_mappings_and_absent_groups():
     run = Run.load(None, ["rounds.1.steps=9", "weights.bad=-1", "ppo.steps=2", "clip=0.5"])
     assert [stage.steps for stage in run.rounds] == [3, 9]
@@ -241,7 +262,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ("seed", "must look like field=value"),
         ("=1", "must look like field=value"),
         ("sft..steps=1", "must look like field=value"),
-        ("name=[1", "its value:1: not valid YAML"),
+        ("seed=[1", "its value:1: not valid YAML"),
         ("rounds.2.steps=1", "rounds has items 0 to 1"),
         ("rounds.x.steps=1", "rounds has items 0 to 1"),
         ("seed.x=1", "seed = 0 has no fields of its own"),

@@ -58,8 +58,6 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("ModelConfig", "d_ff"): p(MODEL, "d_ff=24"),
     ("ModelConfig", "tied_head"): p(MODEL, "tied_head=true"),
     ("ModelConfig", "max_positions"): p(MODEL, "max_positions=39"),
-    ("ModelConfig", "dtype"): p(MODEL, "dtype=bfloat16"),
-    ("ModelConfig", "remat"): p(MODEL, "remat=true"),
     ("ModelConfig", "vocab_multiple"): p(MODEL, "vocab_multiple=32"),
     ("OptimizerConfig", "learning_rate"): p(OPTIMIZER, "learning_rate=0.5"),
     ("OptimizerConfig", "lr_scheduler_type"): p(OPTIMIZER, "lr_scheduler_type=cosine"),
@@ -167,6 +165,8 @@ COMMON = {
         "batch_size": of(recipe, "batch", "batch_size=4"),
         "max_steps": of(recipe, "steps", "max_steps=9"),
         "num_train_epochs": of(recipe, "steps", "num_train_epochs=3.0", base=("max_steps=null",)),
+        "dtype": of(recipe, "update", "dtype=bfloat16"),
+        "remat": of(recipe, "update", "remat=true"),
         "eval_steps": p(recipes.has_evaluation(recipe), "eval_steps=2", base=held_out),
     }.items()
 }
@@ -177,6 +177,11 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     **COMMON,
     ("sft", "gradient_accumulation_steps"): of("sft", "update", "gradient_accumulation_steps=2"),
     ("sft", "model_path"): of("sft", "params", "model_path=run/sft/model"),
+    ("sft", "resize_vocabulary"): p(
+        recipes.refused("sft"),
+        "resize_vocabulary=true",
+        base=(f"model_path={recipes.FEWER_WORDS}",),
+    ),
     ("sft", "format"): of("sft", "batch", "format=examples"),
     ("sft", "packing"): of("sft", "batch", "packing=none"),
     ("sft", "max_length"): of("sft", "batch", "max_length=30"),
@@ -220,6 +225,7 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ),
     ("sample", "seed"): p(recipes.asked("sample"), "seed=1"),
     ("sample", "model_path"): p(recipes.asked("sample"), "model_path=run/pretrain/model"),
+    ("sample", "dtype"): p(recipes.asked("sample"), "dtype=bfloat16"),
     ("sample", "samples_per_prompt"): p(recipes.asked("sample"), "samples_per_prompt=3"),
     ("sample", "batch_size"): p(recipes.asked("sample"), "batch_size=8"),
     ("simulate-labels", "output_dir"): p(recipes.labels, f"output_dir={micro.scratch()}/labels"),
@@ -228,6 +234,8 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("simulate-labels", "test_pairs"): p(recipes.labels, "test_pairs=3"),
     ("rlhf", "output_dir"): p(recipes.pipeline, "output_dir=elsewhere"),
     ("rlhf", "seed"): p(recipes.pipeline, "seed=1"),
+    ("rlhf", "dtype"): p(recipes.pipeline, "dtype=bfloat16"),
+    ("rlhf", "remat"): p(recipes.pipeline, "remat=true"),
     ("rlhf", "stages"): p(recipes.pipeline, "stages=[sft, ppo]"),
     ("rlhf", "test_preferences"): p(recipes.pipeline, "test_preferences=3"),
     ("seeds", "output_dir"): p(recipes.repetition, "output_dir=elsewhere"),
@@ -239,6 +247,27 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("seeds", "max_kl"): p(recipes.repetition, "max_kl=0.5"),
     ("seeds", "min_legal"): p(recipes.repetition, "min_legal=0.95"),
     ("seeds", "min_passes"): p(recipes.repetition, "min_passes=3"),
+    ("inspect", "path"): p(recipes.inspected, "path=run/reward/model"),
+    ("inspect", "recipe"): p(recipes.inspected, "recipe=ppo"),
+    ("inspect", "config"): p(recipes.inspected, "config=run/ppo/config.yaml", base=("recipe=ppo",)),
+    ("generate", "path"): p(recipes.generated, "path=run/pretrain/model", base=recipes.ONE_PROMPT),
+    ("generate", "prompt"): p(recipes.generated, "prompt=the cook", base=recipes.ONE_PROMPT),
+    ("generate", "output"): p(recipes.generated, "output=other.jsonl", base=recipes.PROMPT_FILE),
+    ("generate", "chat"): p(recipes.generated, "chat=true", base=recipes.ONE_PROMPT),
+    ("generate", "system"): p(
+        recipes.generated, "system=kind", base=("chat=true", *recipes.ONE_PROMPT)
+    ),
+    ("generate", "seed"): p(recipes.generated, "seed=1", base=recipes.ONE_PROMPT),
+    ("generate", "batch_size"): p(recipes.generated, "batch_size=2", base=recipes.PROMPT_FILE),
+    ("generate", "dtype"): p(recipes.generated, "dtype=bfloat16", base=recipes.ONE_PROMPT),
+    ("export", "path"): p(recipes.exported, "path=run/pretrain/model"),
+    ("export", "output"): p(recipes.exported, f"output={micro.scratch()}/exported"),
+    ("export", "step"): p(recipes.exported, "step=6", base=("path=run/sft",)),
+    ("export", "dtype"): p(recipes.exported, "dtype=bfloat16"),
+    ("export", "max_shard_gb"): p(recipes.exported, "max_shard_gb=0.000004"),
+    ("export", "drop_padding"): p(
+        recipes.exported, "drop_padding=true", base=(f"path={recipes.PADDED}",)
+    ),
 }
 
 # Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.
@@ -267,6 +296,12 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("sample", "sampling"): p(recipes.asked("sample"), "sampling.temperature=0.5"),
     ("simulate-labels", "world"): p(recipes.labels, "world.settings={repeat_penalty: 9}"),
     ("simulate-labels", "labeller"): p(recipes.labels, "labeller.lapse=1"),
+    ("inspect", "mesh"): p(recipes.inspected, "mesh.data=2"),
+    ("generate", "mesh"): p(recipes.generated, "mesh.data=2", base=recipes.PROMPT_FILE),
+    ("generate", "prompts"): p(recipes.generated, "prompts.limit=5", base=recipes.PROMPT_FILE),
+    ("generate", "sampling"): p(
+        recipes.generated, "sampling.temperature=0.5", base=recipes.ONE_PROMPT
+    ),
     ("rlhf", "mesh"): p(recipes.pipeline, "mesh.data=2"),
     ("rlhf", "task"): p(recipes.pipeline, "task.sandbox.world.seed=3"),
 }
@@ -328,6 +363,7 @@ def second_pipeline():
         file.write(text.replace("max_steps: 8", "max_steps: 7"))
     recipes.make_other_reward()
     recipes.make_fewer_samples()
+    recipes.make_other_vocabularies()
 
 
 EVERY = {f"{cls}.{field}": probe for (cls, field), probe in GROUPS.items()}
@@ -373,7 +409,7 @@ def test_a_recipe_trains_in_the_folder_of_its_own_config(recipe):
 
 # The pipeline passes every field of every stage on, or refuses it.
 
-BELONGS_TO_THE_PIPELINE = ("output_dir", "seed", "mesh.data", "mesh.tensor")
+BELONGS_TO_THE_PIPELINE = ("output_dir", "seed", "dtype", "remat", "mesh.data", "mesh.tensor")
 WORLD = ("label.world.name", "label.world.seed", "label.world.settings")
 NOT_FOR_PPO = ("min_new_tokens", "top_k", "top_p", "min_p")
 

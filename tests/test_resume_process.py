@@ -15,9 +15,11 @@ import jax
 import micro
 import numpy as np
 import orbax.checkpoint as ocp
+import safetensors.numpy
 
 from jaxrlhf.metrics import read_completions, read_metrics
 
+WEIGHTS = "model.safetensors"
 VICTIM = (str(Path(__file__).parent / "victim.py"),)
 
 
@@ -46,7 +48,12 @@ def lasting(stage: Path) -> dict:
     return {
         "state": arrays(last / "state"),
         "data": json.loads((last / "data" / "metadata").read_text()),
-        "model": arrays(stage / "model" / "params"),
+        "model": safetensors.numpy.load_file(stage / "model" / WEIGHTS),
+        "model_files": {
+            path.name: path.read_text()
+            for path in (stage / "model").iterdir()
+            if path.name not in (WEIGHTS, "README.md")  # the card has the seconds
+        },
         "metrics": rows,
         "completions": read_completions(stage),
         "summary": summary,
@@ -136,14 +143,14 @@ def test_sft_told_to_stop_then_out_of_disk_then_killed_twice_at_the_end(tmp_path
     assert "checkpoint 6 could not be written" in out and "the last good one is step 4" in out
     assert "error:" in out and steps(stage) == [3, 4]
 
-    number = random.randint(2, 11)  # of 13
+    number = random.randint(2, 18)  # of 19; the 18th moves the weights in
     code, out = hurt(folder, f"model:{number}", *command)
     assert code == -signal.SIGKILL, (number, out)
-    assert steps(stage)[-1] == 8 and not (stage / "model" / "model.json").exists()
+    assert steps(stage)[-1] == 8 and not (stage / "model" / WEIGHTS).exists()
 
     code, out = hurt(folder, "done", *command)
     assert code == -signal.SIGKILL, out
-    assert (stage / "model" / "model.json").exists()
+    assert (stage / "model" / WEIGHTS).exists()
     assert not (stage / "done.json").exists()
 
     code, out = micro.finish(micro.child(folder, *command))

@@ -4,7 +4,7 @@ Points, each reached in the middle of an ordinary run:
 
     save:K:N   SIGKILL at the N-th file operation in the temporary folder of checkpoint K
     term:K     SIGTERM when the metrics of step K have been written
-    model:N    SIGKILL at the N-th such operation when the finished model is saved
+    model:N    SIGKILL at the N-th file operation when the finished model is saved
     done       SIGKILL when the model is saved and `done.json` is not yet
     full:K:N   from the save of checkpoint K on, no file can grow beyond N bytes
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxrlhf import checkpoint, cli, metrics
-from jaxrlhf.recipes import stages
+from jaxrlhf.recipes import saved, stages
 
 
 def kill() -> None:
@@ -36,13 +36,13 @@ def at_save(step: int, harm: Callable[[], None]) -> None:
     checkpoint.Checkpoints.save = watched  # type: ignore[method-assign]
 
 
-def kill_at_operation(number: int) -> None:
-    """Count what Python does in orbax's temporary folders: made, opened, renamed."""
+def kill_at_operation(number: int, where: str = "orbax-checkpoint-tmp") -> None:
+    """Count what Python does in orbax's temporary folders, say: made, opened, renamed."""
     left = number
 
     def hook(event: str, args: tuple) -> None:
         nonlocal left
-        if event in ("os.mkdir", "open", "os.rename") and "orbax-checkpoint-tmp" in str(args[0]):
+        if event in ("os.mkdir", "open", "os.rename") and where in str(args[0]):
             left -= 1
             if left == 0:
                 kill()
@@ -51,13 +51,13 @@ def kill_at_operation(number: int) -> None:
 
 
 def at_model(harm: Callable[[], None]) -> None:
-    save = checkpoint.save_model
+    save = saved.save_lm
 
     def watched(*args: Any, **options: Any) -> None:
         harm()
         save(*args, **options)
 
-    checkpoint.save_model = watched
+    saved.save_lm = watched
 
 
 def full(limit: int) -> None:
@@ -95,7 +95,7 @@ def arm(point: str) -> None:
         case "full":
             at_save(step, lambda: full(number))
         case "model":
-            at_model(lambda: kill_at_operation(step))
+            at_model(lambda: kill_at_operation(step, "/model/"))
         case "term":
             at_row(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         case "done":

@@ -1,11 +1,11 @@
 """Texts, prompts, examples and preferences to token ids, with the tokens to learn marked.
 
-Messages are rendered with the tokenizer's chat template where it has one, and as Human/Assistant
-dialogue (`dialogue.py`) with the end token after each assistant turn where it has none. A template
-brings its own special tokens, so none are added; elsewhere a sequence begins with the bos token
-exactly if the tokenizer puts one there itself. What is learnt is the content of the assistant's
-turns and the token that closes each; nothing is kept after the last one, because that is where
-sampling stops and where a reward is read.
+Messages are rendered with the tokenizer's chat template where it has one (`templates.py`), and as
+Human/Assistant dialogue (`dialogue.py`) with the end token after each assistant turn where it has
+none. A template brings its own special tokens, so none are added and bos never stands twice;
+elsewhere a sequence begins with the bos token exactly if the tokenizer puts one there itself. What
+is learnt is the content of the assistant's turns and the token that closes each; nothing is kept
+after the last one, because that is where sampling stops and where a reward is read.
 
 Two properties hold by construction, whatever the tokenizer merges:
 
@@ -26,12 +26,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrlhf.data import dialogue
+from jaxrlhf.data import dialogue, templates
 from jaxrlhf.data.columns import Content
 from jaxrlhf.data.dialogue import Message
 from jaxrlhf.data.formats import Example, Preference, Prompt, Text
 from jaxrlhf.data.rows import BadRow, Loaded, OnBadRow, SkipRow, convert, shorten
+from jaxrlhf.data.templates import Piece, has_template, render
 from jaxrlhf.errors import DataError
+
+__all__ = [
+    "EncodedExample",
+    "EncodedPair",
+    "adds_bos",
+    "encode_example",
+    "encode_preference",
+    "encode_prompt",
+    "encode_rows",
+    "encode_text",
+    "has_template",
+    "render",
+    "stop_ids",
+    "template_kind",
+]
 
 Tokens = np.ndarray  # [T] int32
 
@@ -98,30 +114,18 @@ def encode_preference(tokenizer: Any, preference: Preference) -> tuple[Tokens, T
     return pair.prompt, pair.chosen, pair.rejected
 
 
-def render(
-    tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = False
-) -> str:
-    """Messages as the string a model reads: the tokenizer's chat template, or our dialogue."""
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer begins every text with its bos token. Templates bring their own."""
+    return bool(_facts_of(tokenizer).lead)
+
+
+def template_kind(tokenizer: Any) -> str:
+    """How conversations are rendered, and how their answers are found, in words."""
     if not has_template(tokenizer):
-        return dialogue.render(messages, add_generation_prompt=add_generation_prompt)
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-    except ImportError as problem:
-        raise DataError(
-            f"the tokenizer has a chat template, which needs jinja2: {problem}"
-        ) from None
-    except Exception as problem:  # templates raise jinja2 errors of their own choosing
-        if not type(problem).__module__.startswith("jinja2"):
-            raise
-        detail = f"{problem}: {shorten(list(messages))}"
-        raise BadRow("refused by the chat template", detail) from None
-
-
-def has_template(tokenizer: Any) -> bool:
-    """Whether messages are rendered by the tokenizer's own chat template."""
-    return bool(getattr(tokenizer, "chat_template", None))
+        return "none: Human/Assistant dialogue"
+    if templates.marks_answers(tokenizer):
+        return "yes, with marked answers"
+    return "yes, answers found by prefix difference"
 
 
 def stop_ids(tokenizer: Any) -> tuple[int, ...]:
@@ -130,18 +134,16 @@ def stop_ids(tokenizer: Any) -> tuple[int, ...]:
     if not has_template(tokenizer):
         return (facts.eos_id,)
     turns = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
-    last = int(encode_example(tokenizer, Example(*turns)).tokens[-1])
+    try:
+        last = int(encode_example(tokenizer, Example(*turns)).tokens[-1])
+    except (BadRow, SkipRow):  # then no row of the kind will pass either
+        return (facts.eos_id,)
     return (facts.eos_id,) if last == facts.eos_id else (facts.eos_id, last)
 
 
 # An item is one or two sequences; a sequence is sections of text with an end token between them;
 # a section is pieces of text, cut where learning may start and stop. Where the cuts are depends on
 # the roles only, never on what is learnt, so a prompt with an answer in it is cut alike everywhere.
-
-
-class Piece(NamedTuple):
-    text: str
-    learn: bool
 
 
 class Section(NamedTuple):
@@ -233,28 +235,10 @@ def _dialogue_sections(
 def _template_sections(
     tokenizer: Any, messages: list[Message], first: int, *, is_open: bool
 ) -> list[Section]:
-    _refuse_control(_facts_of(tokenizer), messages)
-    pieces: list[Piece] = []
-    done = ""
-
-    def add(rendered: str, learn: bool) -> str:
-        if not rendered.startswith(done):
-            raise DataError(
-                "the chat template does not render the beginning of a conversation as the beginning"
-                " of the whole, so assistant turns cannot be told apart in it;"
-                f" {shorten(done)} became {shorten(rendered)}"
-            )
-        pieces.append(Piece(rendered[len(done) :], learn))
-        return rendered
-
-    for i, message in enumerate(messages):
-        if message["role"] == "assistant":
-            if i == 0:
-                raise BadRow("no user turn before the answer", shorten(messages))
-            done = add(render(tokenizer, messages[:i], add_generation_prompt=True), False)
-            done = add(render(tokenizer, messages[: i + 1]), i >= first)
-    if is_open:
-        add(render(tokenizer, messages, add_generation_prompt=True), False)
+    facts = _facts_of(tokenizer)
+    _refuse_control(facts, messages)
+    control = facts.control_strings
+    pieces = templates.pieces(tokenizer, messages, first, is_open=is_open, control=control)
     return [Section(pieces, None, True)]
 
 

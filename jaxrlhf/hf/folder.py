@@ -1,21 +1,14 @@
 """A model's folder as Hugging Face lays it out: read into ours, written from ours.
 
 Reading takes `config.json` and safetensors, runs nothing, and refuses what it would compute
-differently. Writing gives a folder that `transformers` loads without us.
-
-Reward models are sequence classifiers with one label: `score.weight` `[1, D]` on the hidden state
-of the last real token. Two things of ours have no place there. Our head's bias stands in
-config.json as `"jaxrlhf": {"score_bias": b}`: others' scores lack that constant, and rank alike.
-A head that reads the stream before the last norm (`final_norm` False) would be scored wrongly by
-others, so such a folder says a `model_type` that they do not know.
+differently. Writing gives a folder that `transformers` loads without us; what the two kinds of
+folder say is `description.py`.
 
 What it does not do: tokenizers (handed in, and asked to save themselves), LoRA adapters, the hub.
 """
 
 import dataclasses
-import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,29 +17,32 @@ import jax.numpy as jnp
 
 from jaxrlhf import sharding
 from jaxrlhf.errors import CheckpointError
-from jaxrlhf.hf import shards, vocabulary, weights
+from jaxrlhf.hf import description, shards, vocabulary, weights
+from jaxrlhf.hf.description import CONFIG, TOKENS, Description, load_config
 from jaxrlhf.hf.entries import Entry
-from jaxrlhf.hf.families import FAMILIES, Family, family_named, family_of, written_config
+from jaxrlhf.hf.families import FAMILIES, Family
 from jaxrlhf.hf.staging import replacing, write_json
 from jaxrlhf.models import LM, ScalarModel, make_lm, make_scalar_model
 from jaxrlhf.models.config import TransformerConfig
 
-log = logging.getLogger(__name__)
+__all__ = [
+    "Description",
+    "LoadedLM",
+    "LoadedScalar",
+    "describe_lm",
+    "describe_scalar",
+    "lm_entries",
+    "load_config",
+    "load_generation",
+    "load_lm",
+    "load_scalar",
+    "save_lm",
+    "save_scalar",
+    "scalar_entries",
+]
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
-_OURS_ONLY = "jaxrlhf_"  # before the model_type of what others would compute wrongly
-_OUTPUT_HEADS = (r"lm_head\.weight", r"embed_out\.weight")  # a reward model has no use for them
-_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
-
-class Description(NamedTuple):
-    """What a folder's config.json says."""
-
-    kind: Literal["lm", "scalar"]
-    family: str  # a key of FAMILIES
-    config: TransformerConfig
-    final_norm: bool = True  # scalar: whether the head reads after the last norm
-    score_bias: float = 0.0
+GENERATION, CARD = "generation_config.json", "README.md"
+OUTPUT_HEADS = (r"lm_head\.weight", r"embed_out\.weight")  # a reward model has no use for them
 
 
 class LoadedLM(NamedTuple):
@@ -66,32 +62,6 @@ class LoadedScalar(NamedTuple):
 
 
 # ------------------------------------------------------------------ reading
-
-
-def load_config(folder: str | Path, *, ignore_fields: tuple[str, ...] = ()) -> Description:
-    """What the folder holds, from its config.json alone.
-
-    Raises:
-      CheckpointError: missing, damaged, of an unknown family, or a field that we cannot honour.
-    """
-    folder = Path(folder)
-    values = shards.read_json(folder, CONFIG)
-    where = str(folder / CONFIG)
-    extra = _extra(values, where)
-    model_type = values.get("model_type")
-    if not extra["final_norm"] and isinstance(model_type, str):
-        model_type = model_type.removeprefix(_OURS_ONLY)
-    family = family_named(model_type, where=where)
-    if values.get("auto_map"):
-        log.warning(
-            "%s: auto_map names code of the model's makers; it is not run, the model is computed "
-            "as an ordinary %s",
-            where,
-            family.name,
-        )
-    kind = _kind(family, values, where)
-    config = family.read_config(values, ignore=ignore_fields, where=where)
-    return Description(kind, family.name, config, extra["final_norm"], extra["score_bias"])
 
 
 def load_lm(
@@ -137,10 +107,10 @@ def load_scalar(
     if found.kind != "scalar":
         raise CheckpointError(f"{folder}: holds a language model, a reward model is needed")
     config = dataclasses.replace(found.config, dtype=dtype, remat=remat)
-    model = make_scalar_model(config, final_norm=found.final_norm)
+    model = make_scalar_model(config, final_norm=found.final_norm, pooling=found.pooling)
     family = FAMILIES[found.family]
     entries = scalar_entries(family, config)
-    ignored = (*family.ignored, *_OUTPUT_HEADS)
+    ignored = (*family.ignored, *OUTPUT_HEADS)
     params = _load(folder, ignored, entries, _without_bias(model), mesh, param_dtype)
     bias = jnp.float32(found.score_bias)
     if mesh is not None:
@@ -156,7 +126,7 @@ def load_generation(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     config = shards.read_json(folder, CONFIG)
-    values = _present({name: config.get(name) for name in _TOKENS})
+    values = description.present({name: config.get(name) for name in TOKENS})
     if shards.stands(folder / GENERATION):
         values |= shards.read_json(folder, GENERATION)
     return values
@@ -175,6 +145,7 @@ def save_lm(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     vocab_size: int | None = None,
     generation: Mapping[str, Any] | None = None,
+    card: str | None = None,
     max_shard_size: int = 5 * 10**9,
 ) -> None:
     """Write what `AutoModelForCausalLM.from_pretrained` loads; replaces a model that was there.
@@ -186,23 +157,19 @@ def save_lm(
       dtype: of the stored weights.
       vocab_size: rows past it, padding of ours, are left out.
       generation: further fields of generation_config.json.
+      card: the text of README.md.
     Raises:
       CheckpointError: the family cannot express the architecture, or the disk refused.
     """
     config, params = vocabulary.resize(lm.config, params, vocab_size or lm.config.vocab_size)
-    chosen = _family(family, config)
-    tokens = _special_tokens(tokenizer)
-    values = {
-        **_head_of_config(chosen.causal, chosen.name, dtype),
-        **written_config(chosen, config),
-        **tokens,
-    }
-    with replacing(folder) as staging:
+    chosen, values = description.lm_values(config, family=family, dtype=dtype, tokenizer=tokenizer)
+
+    def write_weights(staging: Path) -> None:
         entries = lm_entries(chosen, config)
         weights.save_params(staging, entries, params, dtype=dtype, max_shard_size=max_shard_size)
-        write_json(staging / CONFIG, values)
-        write_json(staging / GENERATION, {**_present(tokens), **(generation or {})})
-        _save_tokenizer(tokenizer, staging, folder)
+
+    more = {GENERATION: _generation(tokenizer, generation)}
+    _write(folder, {CONFIG: values, **more}, tokenizer, card, write_weights)
 
 
 def save_scalar(
@@ -214,38 +181,74 @@ def save_scalar(
     family: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     vocab_size: int | None = None,
+    card: str | None = None,
     max_shard_size: int = 5 * 10**9,
 ) -> None:
-    """Write what `AutoModelForSequenceClassification.from_pretrained` loads. As `save_lm`.
-
-    Others find a row's last token as the last that is not padding, so the tokenizer should have a
-    padding token, and one that no text ends in.
-    """
+    """Write what `AutoModelForSequenceClassification.from_pretrained` loads. As `save_lm`."""
     size = vocab_size or model.config.vocab_size
     config, body = vocabulary.resize(model.config, params["lm"], size)
     head = params["head"]
-    chosen = _family(family, config)
-    extra: dict[str, Any] = {}
-    if float(head["bias"]):
-        extra["score_bias"] = float(head["bias"])
-    architecture, model_type = chosen.classifier, chosen.name
-    if not model.final_norm:
-        extra["final_norm"] = False
-        architecture, model_type = "JaxrlhfRewardModel", _OURS_ONLY + model_type
-    values = {
-        **_head_of_config(architecture, model_type, dtype),
-        **written_config(chosen, config),
-        **_special_tokens(tokenizer),
-        "id2label": {"0": "score"},
-        "label2id": {"score": 0},
-        **({"jaxrlhf": extra} if extra else {}),
-    }
+    chosen, values = description.scalar_values(
+        model,
+        config,
+        bias=float(head["bias"]),
+        family=family,
+        dtype=dtype,
+        tokenizer=tokenizer,
+    )
     params = {"lm": body, "head": {"kernel": head["kernel"]}}
-    with replacing(folder) as staging:
+
+    def write_weights(staging: Path) -> None:
         entries = scalar_entries(chosen, config)
         weights.save_params(staging, entries, params, dtype=dtype, max_shard_size=max_shard_size)
-        write_json(staging / CONFIG, values)
+
+    _write(folder, {CONFIG: values}, tokenizer, card, write_weights)
+
+
+def describe_lm(
+    folder: str | Path,
+    lm: LM,
+    *,
+    tokenizer: Any = None,
+    family: str | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """All that `save_lm` writes but weights and card. A reader of models takes it for none."""
+    _, values = description.lm_values(
+        lm.config, family=family, dtype="float32", tokenizer=tokenizer
+    )
+    _write(folder, {CONFIG: values, GENERATION: _generation(tokenizer, generation)}, tokenizer)
+
+
+def describe_scalar(
+    folder: str | Path, model: ScalarModel, *, tokenizer: Any = None, family: str | None = None
+) -> None:
+    """All that `save_scalar` writes but weights, bias and card."""
+    _, values = description.scalar_values(
+        model, model.config, bias=0.0, family=family, dtype="float32", tokenizer=tokenizer
+    )
+    _write(folder, {CONFIG: values}, tokenizer)
+
+
+def _write(
+    folder: str | Path,
+    objects: Mapping[str, Any],
+    tokenizer: Any,
+    card: str | None = None,
+    write_weights: Callable[[Path], None] | None = None,
+) -> None:
+    with replacing(folder) as staging:
+        if write_weights is not None:
+            write_weights(staging)
+        for name, values in objects.items():
+            write_json(staging / name, values)
+        if card is not None:
+            (staging / CARD).write_text(card, encoding="utf-8")
         _save_tokenizer(tokenizer, staging, folder)
+
+
+def _generation(tokenizer: Any, more: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**description.present(description.special_tokens(tokenizer)), **(more or {})}
 
 
 # ------------------------------------------------------------------ tensors
@@ -293,64 +296,6 @@ def _without_bias(model: ScalarModel):
         return {"lm": params["lm"], "head": {"kernel": params["head"]["kernel"]}}
 
     return init
-
-
-# ------------------------------------------------------------------ config.json
-
-
-def _kind(family: Family, values: Mapping[str, Any], where: str) -> Literal["lm", "scalar"]:
-    found = values.get("architectures") or [family.causal]
-    if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
-        raise CheckpointError(f"{where}: architectures = {found!r}: must name one")
-    name = found[0]
-    if name in (family.causal, *family.bases):
-        return "lm"
-    if name not in (family.classifier, "JaxrlhfRewardModel"):
-        known = (family.causal, *family.bases, family.classifier)
-        raise CheckpointError(
-            f"{where}: architectures = {name!r}: of {family.name}, {', '.join(known)} can be read"
-        )
-    labels = values.get("id2label")
-    count = len(labels) if isinstance(labels, dict) else values.get("num_labels", 2)
-    if count != 1:
-        raise CheckpointError(
-            f"{where}: num_labels = {count!r} (2 where it is not said): a reward model has 1"
-        )
-    return "scalar"
-
-
-def _extra(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Our own object in config.json."""
-    found = values.get("jaxrlhf") or {}
-    known = {"final_norm": True, "score_bias": 0.0}
-    if not isinstance(found, dict) or set(found) - set(known):
-        allowed = ", ".join(known)
-        raise CheckpointError(f"{where}: jaxrlhf = {found!r}: must be an object with {allowed}")
-    extra = {**known, **found}
-    bias = extra["score_bias"]
-    if type(extra["final_norm"]) is not bool:
-        raise CheckpointError(f"{where}: jaxrlhf.final_norm must be true or false")
-    if type(bias) not in (int, float) or not math.isfinite(bias):
-        raise CheckpointError(f"{where}: jaxrlhf.score_bias = {bias!r}: must be a finite number")
-    return extra
-
-
-def _head_of_config(architecture: str, model_type: str, dtype: str) -> dict[str, Any]:
-    # Both names of the dtype: transformers 5 reads the one, everything older the other.
-    named = {"dtype": dtype, "torch_dtype": dtype}
-    return {"architectures": [architecture], "model_type": model_type, **named}
-
-
-def _family(name: str | None, config: TransformerConfig) -> Family:
-    return family_of(config) if name is None else family_named(name, where="save as")
-
-
-def _special_tokens(tokenizer: Any) -> dict[str, Any]:
-    return {name: getattr(tokenizer, name, None) for name in _TOKENS}
-
-
-def _present(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _save_tokenizer(tokenizer: Any, staging: Path, folder: str | Path) -> None:

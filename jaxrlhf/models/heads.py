@@ -33,7 +33,6 @@ class ScalarModel(NamedTuple):
     scores: Callable[..., jax.Array]
 
 
-@functools.cache
 def make_scalar_model(
     lm_config: TransformerConfig, *, final_norm: bool = True, pooling: Pooling = "last"
 ) -> ScalarModel:
@@ -42,6 +41,13 @@ def make_scalar_model(
     Mean pooling adds up evidence over the text, as a bag of words does; the last token has to learn
     what to remember, which takes more pairs.
     """
+    return _make_scalar_model(lm_config, final_norm, pooling)
+
+
+@functools.cache  # one object for one model, however it was asked for: jit compares by identity
+def _make_scalar_model(
+    lm_config: TransformerConfig, final_norm: bool, pooling: Pooling
+) -> ScalarModel:
     lm = make_lm(lm_config)
     return ScalarModel(
         config=lm_config,

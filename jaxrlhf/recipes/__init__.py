@@ -7,10 +7,14 @@ from typing import NamedTuple
 
 
 class Recipe(NamedTuple):
-    """A command of the CLI. `module` has `CONFIG` (a Config class) and `run(config)`."""
+    """A command of the CLI. `module` has `CONFIG` (a Config class) and `run(config)`.
+
+    `positional` is the field that a first word without "=" sets: `jaxrlhf inspect PATH`.
+    """
 
     summary: str
     module: str
+    positional: str | None = None
 
 
 RECIPES: dict[str, Recipe] = {
@@ -28,5 +32,20 @@ RECIPES: dict[str, Recipe] = {
     "ppo": Recipe("improve a policy by PPO against a reward", "jaxrlhf.recipes.ppo"),
     "seeds": Recipe(
         "run the rlhf recipe for several seeds; a table with intervals", "jaxrlhf.recipes.seeds"
+    ),
+    "inspect": Recipe(
+        "what a model's folder holds, whether it would load, and the memory to train it",
+        "jaxrlhf.recipes.inspect_model",
+        positional="path",
+    ),
+    "generate": Recipe(
+        "answer a prompt, a file of prompts, or a person in the terminal",
+        "jaxrlhf.recipes.generate",
+        positional="path",
+    ),
+    "export": Recipe(
+        "a checkpoint or a model as a Hugging Face folder",
+        "jaxrlhf.recipes.export",
+        positional="path",
     ),
 }

@@ -10,12 +10,14 @@ from pydantic import Field
 from jaxrlhf import sharding
 from jaxrlhf.config import Config
 from jaxrlhf.data import tokenizer as tokenizers
-from jaxrlhf.errors import ConfigError
+from jaxrlhf.errors import CheckpointError, ConfigError
+from jaxrlhf.hf.families import family_of
 from jaxrlhf.models import transformer_config
 from jaxrlhf.models.config import TransformerConfig
 from jaxrlhf.optim import OptimizerConfig
 
 Settings = TypeVar("Settings")
+Dtype = Literal["float32", "bfloat16"]
 
 
 class ModelConfig(Config):
@@ -38,10 +40,6 @@ class ModelConfig(Config):
         description="one matrix for embedding and output; null: as the family has it",
     )
     max_positions: int = Field(default=128, ge=2, description="longest sequence, in tokens")
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="compute dtype")
-    remat: bool = Field(
-        default=False, description="recompute blocks in the backward pass, to save memory"
-    )
     vocab_multiple: int = Field(
         default=8, ge=1, description="the vocabulary is padded to a multiple of this"
     )
@@ -51,10 +49,16 @@ class ModelConfig(Config):
         self.build(vocab_size=1)  # raises where, say, the width does not divide by the heads
         return self
 
-    def build(self, vocab_size: int) -> TransformerConfig:
-        """The transformer of this size for a tokenizer of `vocab_size` tokens."""
+    def build(
+        self, vocab_size: int, *, dtype: str = "float32", remat: bool = False
+    ) -> TransformerConfig:
+        """The transformer of this size for a tokenizer of `vocab_size` tokens.
+
+        Raises:
+          ValueError: sizes that do not fit, or that no family of Hugging Face can say.
+        """
         flags = {} if self.tied_head is None else {"tied_head": self.tied_head}
-        return transformer_config(
+        config = transformer_config(
             self.family,
             vocab_size=tokenizers.padded_vocab_size(vocab_size, self.vocab_multiple),
             num_layers=self.num_layers,
@@ -63,10 +67,15 @@ class ModelConfig(Config):
             d_model=self.d_model,
             d_ff=self.d_ff or 4 * self.d_model,
             max_positions=self.max_positions,
-            dtype=self.dtype,
-            remat=self.remat,
+            dtype=dtype,
+            remat=remat,
             **flags,
         )
+        try:
+            family_of(config)  # or it could be trained and then not be saved
+        except CheckpointError as error:
+            raise ValueError(str(error)) from None
+        return config
 
 
 class TokenizerConfig(Config):
@@ -130,6 +139,12 @@ class TrainConfig(StageConfig):
     """What every training stage has."""
 
     mesh: MeshConfig = Field(default=MeshConfig(), description="devices")
+    dtype: Dtype = Field(
+        default="float32", description="compute dtype of every model; parameters stay float32"
+    )
+    remat: bool = Field(
+        default=False, description="recompute blocks in the backward pass, to save memory"
+    )
     save_steps: int = Field(
         default=100, ge=0, description="updates between checkpoints; 0: only at the end"
     )

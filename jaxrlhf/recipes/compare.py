@@ -86,7 +86,7 @@ def answers(pairs: Loaded[Preference]) -> tuple[list[str], list[str]]:
 def score_pairs(folder: str, pairs: Loaded[Preference]) -> Scores:
     """Scores `[N]` of chosen and rejected answers, in nats, by a finished reward stage's model."""
     mesh = blocks.MeshConfig().build()
-    model, params, tokenizer = saved.load_scalar(str(Path(folder) / "model"), mesh)
+    model, params, tokenizer, _ = saved.load_scalar(str(Path(folder) / "model"), mesh)
     encoded = chat.encode_rows(tokenizer, pairs)
     if len(encoded) != len(pairs):
         raise DataError(f"{pairs.rows.name}: not every pair can be scored: {encoded.skipped}")

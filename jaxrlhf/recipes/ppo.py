@@ -20,13 +20,13 @@ from jaxrlhf import rewards
 from jaxrlhf.algorithms import ppo as algorithm
 from jaxrlhf.algorithms.rollouts import Truncation, check_sampling
 from jaxrlhf.config import Config
-from jaxrlhf.data import pipeline
+from jaxrlhf.data import chat, pipeline
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy, lowest_and_random
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.models import make_scalar_model
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import blocks, rows, saved, stages
+from jaxrlhf.recipes import blocks, first_example, rows, saved, stages
 from jaxrlhf.recipes.sample import SamplingConfig
 
 
@@ -48,9 +48,12 @@ class PPOConfig(blocks.TrainConfig):
     """PPO."""
 
     policy: str | None = Field(
-        default=None, description="language model to improve; also the reference"
+        default=None,
+        description="language model to improve (folder or hub name); also the reference",
     )
-    reward_model: str | None = Field(default=None, description="folder of a reward model")
+    reward_model: str | None = Field(
+        default=None, description="reward model (folder or hub name): a classifier of one label"
+    )
     reward_function: str | None = Field(
         default=None,
         description="instead: `module:function`, called with prompts= and completions=",
@@ -82,7 +85,7 @@ class PPOConfig(blocks.TrainConfig):
 
     @pydantic.model_validator(mode="after")
     def _can_be_learned_from(self) -> Self:
-        check_sampling(self.sampling.with_ids(eos_id=0, pad_id=0))
+        check_sampling(self.sampling.with_ids(stop_ids=(0,), pad_id=0))
         split = self.ppo.model_dump()
         pieces, parts = split["num_mini_batches"], split["gradient_accumulation_steps"]
         blocks.divides("batch_size", self.batch_size, "ppo.num_mini_batches", pieces)
@@ -112,11 +115,15 @@ def run(
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    lm, reference, tokenizer = saved.load_lm(blocks.required("policy", config.policy), mesh)
+    base = blocks.required("policy", config.policy)
+    lm, reference, tokenizer, family = saved.load_lm(
+        base, mesh, dtype=config.dtype, remat=config.remat
+    )
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
+    rows.check_tokens(lm, tokenizer, prompts)
     sampling = config.sampling.build(tokenizer)
     rows.leave_room(lm, prompts, sampling, field="prompts")
-    scalar = load_reward_model(config, tokenizer, mesh)
+    scalar = load_reward_model(config, lm, tokenizer, mesh)
     if reward_fn is None:
         reward_fn = make_reward(config, scalar, tokenizer, found)
     settings = blocks.settings_of(config.ppo, algorithm.Settings)
@@ -165,6 +172,11 @@ def run(
             return metrics | {"objective/score_heldout": metrics["eval/score"]}
 
         hooks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
+
+    def prepare():
+        saved.describe(stage.description_dir, lm, tokenizer, family=family)
+        first_example.of_prompts(tokenizer, prompts.columns)
+
     state = stages.train(
         stage,
         method,
@@ -175,17 +187,35 @@ def run(
         hooks=hooks,
         shown=("objective/score", "objective/kl_k1"),
         open_log=open_log,
+        prepare=prepare,
     )
-    saved.save_lm(stage.model_dir, lm, state.params["policy"], tokenizer)
-    return stage.finish({"steps": steps, **stage.last_metrics()})
+    summary = {"steps": steps, **stage.last_metrics()}
+    readme = saved.model_card(
+        "lm", "ppo", config, base=base, data=config.prompts.files, summary=summary
+    )
+    policy = state.params["policy"]
+    saved.save_lm(stage.model_dir, lm, policy, tokenizer, family=family, readme=readme)
+    return stage.finish(summary)
 
 
-def load_reward_model(config: PPOConfig, tokenizer, mesh):
-    """Model and parameters, or None where the reward is a function."""
+def load_reward_model(config: PPOConfig, lm, tokenizer, mesh):
+    """Model and parameters, or None where the reward is a function.
+
+    A policy can say every token it has a row for, those of padding too, so the reward model needs
+    as many.
+    """
     if config.reward_model is None:
         return None
-    model, params, other = saved.load_scalar(config.reward_model, mesh)
+    model, params, other, _ = saved.load_scalar(
+        config.reward_model, mesh, dtype=config.dtype, remat=config.remat
+    )
     saved.same_tokenizer(tokenizer, other, "policy and reward model")
+    known, said = model.config.vocab_size, lm.config.vocab_size
+    if known < said:
+        raise ConfigError(
+            f"reward_model: has {known} vocabulary rows, the policy {said}; `jaxrlhf export` with "
+            "drop_padding=true makes a policy without rows that no token needs"
+        )
     return model, params
 
 
@@ -222,7 +252,7 @@ def make_truncation(config: TruncationConfig, tokenizer) -> Truncation | None:
     ids = tokenizer.encode(config.token, add_special_tokens=False)
     if len(ids) != 1:
         raise ConfigError(f"truncation.token = {config.token!r}: is {len(ids)} tokens, must be one")
-    return Truncation((ids[0], tokenizer.eos_token_id), config.after)
+    return Truncation((ids[0], *chat.stop_ids(tokenizer)), config.after)
 
 
 def write_completions(log: MetricsWriter, step: int, found: PolicyEvaluation, count: int) -> None:

@@ -64,9 +64,9 @@ def evaluate(
 ) -> tuple[PolicyEvaluation, PolicyEvaluation]:
     """Reference and trained policy on the held-out prompts."""
     mesh = ppo.mesh.build()
-    lm, reference, tokenizer = saved.load_lm(str(ppo.policy), mesh)
-    _, policy, _ = saved.load_lm(str(root / "ppo" / "model"), mesh)
-    model, reward_params, _ = saved.load_scalar(str(ppo.reward_model), mesh)
+    lm, reference, tokenizer, _ = saved.load_lm(str(ppo.policy), mesh, dtype=ppo.dtype)
+    policy = saved.load_lm(str(root / "ppo" / "model"), mesh, dtype=ppo.dtype).params
+    model, reward_params, _, _ = saved.load_scalar(str(ppo.reward_model), mesh, dtype=ppo.dtype)
     prompts, _ = rows.prompts(tokenizer, ppo.eval_prompts, field="eval_prompts")
     parts = np.array_split(np.arange(len(prompts)), -(-len(prompts) // BATCH))
     batches = [prompts.take(part) for part in parts]

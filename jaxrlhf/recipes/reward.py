@@ -19,7 +19,7 @@ from jaxrlhf.data.arrays import Arrays
 from jaxrlhf.evals import calibration
 from jaxrlhf.models import heads, make_scalar_model
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import blocks, rows, saved, stages
+from jaxrlhf.recipes import blocks, first_example, rows, saved, stages
 from jaxrlhf.recipes.sample import SamplingConfig
 
 NORMALISATION_PROMPTS = 256
@@ -28,7 +28,9 @@ NORMALISATION_PROMPTS = 256
 class RewardConfig(blocks.SupervisedConfig):
     """Training of a reward model."""
 
-    model_path: str | None = Field(default=None, description="language model it starts from")
+    model_path: str | None = Field(
+        default=None, description="language model it starts from (folder or hub name)"
+    )
     data: blocks.DataConfig = Field(default=blocks.DataConfig(), description="preference pairs")
     max_length: int = Field(
         default=128, ge=2, description="longest prompt and answer together, in tokens"
@@ -87,10 +89,14 @@ def run(config: RewardConfig) -> dict[str, Any]:
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    lm, lm_params, tokenizer = saved.load_lm(blocks.required("model_path", config.model_path), mesh)
+    base = blocks.required("model_path", config.model_path)
+    lm, lm_params, tokenizer, family = saved.load_lm(
+        base, mesh, dtype=config.dtype, remat=config.remat
+    )
     rows.check_length(lm, config.max_length)
     load: dict[str, Any] = {"max_length": config.max_length, "over_long": config.over_long}
     train = rows.pairs(tokenizer, config.data, config.data.train, field="data.train", **load)
+    rows.check_tokens(lm, tokenizer, train)
     test = None
     if config.data.test:
         test = rows.pairs(tokenizer, config.data, config.data.test, field="data.test", **load)
@@ -114,6 +120,10 @@ def run(config: RewardConfig) -> dict[str, Any]:
         found = calibration.evaluate_pairs(chosen, rejected, labels=labels)
         return {f"eval/{name}": x for name, x in found.scalars().items()}
 
+    def prepare():
+        saved.describe(stage.description_dir, model, tokenizer, family=family)
+        first_example.of_pairs(tokenizer, train.columns, pooling=config.pooling)
+
     state = stages.train(
         stage,
         algorithm,
@@ -123,13 +133,24 @@ def run(config: RewardConfig) -> dict[str, Any]:
         mesh=mesh,
         hooks=[stages.every(config.eval_steps, steps, evaluate)] if test else [],
         shown=("loss", "accuracy"),
+        prepare=prepare,
     )
     params = standard(state.params)
-    saved.save_scalar(stage.model_dir, model, params, tokenizer)
+    unit = {"nats_per_score": nats_per_score(state.params, params)}
+    done = {"steps": steps, "pairs": len(train), **unit, **stage.last_metrics()}
+    readme = saved.model_card(
+        "scalar",
+        "reward",
+        config,
+        base=base,
+        data=config.data.train,
+        summary=done,
+        model=model,
+    )
+    saved.save_scalar(stage.model_dir, model, params, tokenizer, family=family, readme=readme)
     if test:  # margins are log-odds before the normalisation, which would spoil the calibration
         save_pair_scores(stage, pair_scores(model, state.params, test, config.batch_size, mesh))
-    unit = {"nats_per_score": nats_per_score(state.params, params)}
-    return stage.finish({"steps": steps, "pairs": len(train), **unit, **stage.last_metrics()})
+    return stage.finish(done)
 
 
 def nats_per_score(trained: Any, standardised: Any) -> float:
@@ -162,7 +183,9 @@ def normaliser(config: RewardConfig, model, tokenizer, train: Arrays, mesh):
 
 def reference_texts(config: RewardConfig, tokenizer, mesh):
     """Tokens and mask of the reference policy's answers."""
-    lm, params, other = saved.load_lm(blocks.required("reference", config.reference), mesh)
+    lm, params, other, _ = saved.load_lm(
+        blocks.required("reference", config.reference), mesh, dtype=config.dtype
+    )
     saved.same_tokenizer(tokenizer, other, "reference and reward model")
     prompts, _ = rows.prompts(tokenizer, config.prompts, field="prompts")
     sampling = config.sampling.build(tokenizer)

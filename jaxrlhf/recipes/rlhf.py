@@ -42,6 +42,10 @@ class RLHFConfig(Config):
     output_dir: str = Field(default="runs/rlhf", description="folder of this run")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every stage")
     mesh: blocks.MeshConfig = Field(default=blocks.MeshConfig(), description="devices")
+    dtype: blocks.Dtype = Field(default="float32", description="compute dtype of every stage")
+    remat: bool = Field(
+        default=False, description="recompute blocks in every backward pass, to save memory"
+    )
     stages: tuple[Literal["pretrain", "sft", "sample", "label", "reward", "ppo", "report"], ...] = (
         Field(default=STAGES, description="run these only; the ones before must be finished")
     )
@@ -96,6 +100,7 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
     def stage(name: str, settings: Any, **empty: Any) -> Any:
         refuse_own(name, settings)
         given = {"output_dir": str(root / name), "seed": config.seed, "mesh": config.mesh}
+        given |= {"dtype": config.dtype, "remat": config.remat}
         known = {field: x for field, x in given.items() if field in type(settings).model_fields}
         return filled(settings.model_copy(update=known), **empty)
 
@@ -153,8 +158,8 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
 
 
 def refuse_own(name: str, settings: blocks.StageConfig) -> None:
-    """The pipeline gives every stage its folder, seed and mesh; a stage's own would be ignored."""
-    shared = {"output_dir": "output_dir", "seed": "seed", "mesh": "mesh"}
+    """What the pipeline gives every stage (folder, seed, mesh, ...); its own would be ignored."""
+    shared = {name: name for name in ("output_dir", "seed", "mesh", "dtype", "remat")}
     shared |= {"world": "task.sandbox.world"} if name == "label" else {}
     for field, instead in shared.items():
         known = type(settings).model_fields.get(field)

@@ -1,5 +1,6 @@
 """From file names in a config to arrays: load, read as a format, tokenise, pad."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import Field
 from jaxrlhf.config import Config
 from jaxrlhf.data import arrays, chat, formats, sources
 from jaxrlhf.data.arrays import Arrays
+from jaxrlhf.data.columns import Content
 from jaxrlhf.data.rows import Loaded, Rows
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.inference import Sampling
@@ -66,11 +68,24 @@ def pairs(
     )
 
 
-def prompts(tokenizer: Any, config: PromptsConfig, *, field: str) -> tuple[Arrays, Loaded]:
-    """Prompts as left-padded arrays, and the prompts themselves (`at_row(row)`)."""
+def prompts(
+    tokenizer: Any,
+    config: PromptsConfig,
+    *,
+    field: str,
+    begin: Callable[[Content], Content] | None = None,
+) -> tuple[Arrays, Loaded]:
+    """Prompts as left-padded arrays, and the prompts themselves (`at_row(row)`).
+
+    `begin` makes of a prompt what the model is asked, where that is not the prompt itself.
+    """
     rows = load(config.files, limit=config.limit, field=field + ".files")
     found = formats.prompts(rows, columns=config.columns)
-    encoded = chat.encode_rows(tokenizer, found)
+    asked = found
+    if begin:
+        items = [dataclasses.replace(item, prompt=begin(item.prompt)) for item in found]
+        asked = dataclasses.replace(found, items=items)
+    encoded = chat.encode_rows(tokenizer, asked)
     padded = arrays.prompts(encoded, length=config.max_length, pad_id=tokenizer.pad_token_id)
     return _without_empty_columns(padded), found
 
@@ -100,6 +115,24 @@ def check_length(lm: LM, length: int) -> None:
     if length > limit:
         raise ConfigError(
             f"max_length = {length}: the model reads at most {limit} tokens (model.max_positions)"
+        )
+
+
+def check_tokens(lm: LM, tokenizer: Any, found: Arrays) -> None:
+    """`check_ids` of all tokens of some rows."""
+    for name, x in found.columns.items():
+        if name.endswith("tokens"):
+            check_ids(lm, tokenizer, x)
+
+
+def check_ids(lm: LM, tokenizer: Any, tokens: np.ndarray) -> None:
+    """Refuse tokens that the model has no row for: its tokenizer was extended, say."""
+    limit, highest = lm.config.vocab_size, int(tokens.max())
+    if highest >= limit:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise ConfigError(
+            f"token {token!r} is number {highest}, the model has {limit} rows; resize_vocabulary: "
+            "true of `jaxrlhf sft` gives new tokens rows"
         )
 
 

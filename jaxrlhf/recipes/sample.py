@@ -13,7 +13,7 @@ from pydantic import Field
 
 from jaxrlhf import inference, rewards, sharding
 from jaxrlhf.config import Config
-from jaxrlhf.data import preferences
+from jaxrlhf.data import chat, preferences
 from jaxrlhf.inference import Sampling
 from jaxrlhf.progress import progress
 from jaxrlhf.recipes import blocks, rows, saved, stages
@@ -28,17 +28,21 @@ class SamplingConfig(Config):
     top_k: int = Field(default=0, ge=0, description="0: off; must be off for PPO")
     top_p: float = Field(default=1.0, gt=0, le=1, description="1: off; must be off for PPO")
     min_p: float = Field(default=0.0, ge=0, lt=1, description="0: off; must be off for PPO")
-    stop_at_eos: bool = Field(default=True, description="the tokenizer's end token ends a response")
+    stop_at_eos: bool = Field(
+        default=True,
+        description="the tokenizer's end token, or what closes a turn of its chat template, ends a "
+        "response",
+    )
 
     @pydantic.model_validator(mode="after")
     def _lengths_fit(self) -> Self:
-        self.with_ids(eos_id=0, pad_id=0)  # raises where min_new_tokens > response_length
+        self.with_ids(stop_ids=(0,), pad_id=0)  # raises where min_new_tokens > response_length
         return self
 
     def build(self, tokenizer: Any) -> Sampling:
-        return self.with_ids(eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
+        return self.with_ids(stop_ids=chat.stop_ids(tokenizer), pad_id=tokenizer.pad_token_id)
 
-    def with_ids(self, *, eos_id: int, pad_id: int) -> Sampling:
+    def with_ids(self, *, stop_ids: tuple[int, ...], pad_id: int) -> Sampling:
         return Sampling(
             max_new_tokens=self.response_length,
             min_new_tokens=self.min_new_tokens,
@@ -46,7 +50,7 @@ class SamplingConfig(Config):
             top_k=self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
-            stop_ids=(eos_id,) if self.stop_at_eos else (),
+            stop_ids=stop_ids if self.stop_at_eos else (),
             pad_id=pad_id,
         )
 
@@ -54,8 +58,9 @@ class SamplingConfig(Config):
 class SampleConfig(blocks.StageConfig):
     """Draw answers from a model."""
 
-    model_path: str | None = Field(default=None, description="folder of a language model")
+    model_path: str | None = Field(default=None, description="language model (folder or hub name)")
     mesh: blocks.MeshConfig = Field(default=blocks.MeshConfig(), description="devices")
+    dtype: blocks.Dtype = Field(default="float32", description="compute dtype of the model")
     prompts: rows.PromptsConfig = Field(default=rows.PromptsConfig(), description="what is asked")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="how answers are drawn")
     samples_per_prompt: int = Field(default=2, ge=1, description="K")
@@ -73,8 +78,10 @@ def run(config: SampleConfig) -> dict[str, Any]:
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    lm, params, tokenizer = saved.load_lm(blocks.required("model_path", config.model_path), mesh)
+    path = blocks.required("model_path", config.model_path)
+    lm, params, tokenizer, _ = saved.load_lm(path, mesh, dtype=config.dtype)
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
+    rows.check_tokens(lm, tokenizer, prompts)
     sampling, decode = config.sampling.build(tokenizer), rows.decoder(tokenizer)
     rows.leave_room(lm, prompts, sampling, field="prompts")
     origin = {

@@ -1,79 +1,187 @@
-"""Models and their tokenizers on disk, as one stage leaves them for the next."""
+"""Models and their tokenizers on disk: Hugging Face folders, in and out.
 
-import dataclasses
-from collections.abc import Mapping
+Wherever a config names a model it may be any such folder, ours or not, or a name on the hub.
+"""
+
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jaxrlhf import checkpoint, loop
+from jaxrlhf.config import Config, dump
+from jaxrlhf.data import chat
 from jaxrlhf.data import tokenizer as tokenizers
 from jaxrlhf.errors import CheckpointError, UserError
-from jaxrlhf.models import LM, ScalarModel, make_lm, make_scalar_model
-from jaxrlhf.models.config import TransformerConfig
+from jaxrlhf.hf import card, folder, hub, vocabulary
+from jaxrlhf.models import LM, ScalarModel, make_lm
+
+Dtype = Literal["float32", "bfloat16"]
+
+log = logging.getLogger(__name__)
 
 
-def save_lm(folder: Path, lm: LM, params: Any, tokenizer: Any) -> None:
-    """A finished language model with its tokenizer."""
-    save_tokenizer(folder, tokenizer)
-    checkpoint.save_model(folder, params, kind="lm", config=dataclasses.asdict(lm.config))
+class SavedLM(NamedTuple):
+    """A language model, its tokenizer, and the family to save it as."""
+
+    lm: LM
+    params: Any
+    tokenizer: Any
+    family: str
 
 
-def save_scalar(folder: Path, model: ScalarModel, params: Any, tokenizer: Any) -> None:
-    """A finished reward model with its tokenizer."""
-    save_tokenizer(folder, tokenizer)
-    config = {
-        "lm": dataclasses.asdict(model.config),
-        "final_norm": model.final_norm,
-        "pooling": model.pooling,
-    }
-    checkpoint.save_model(folder, params, kind="scalar", config=config)
+class SavedScalar(NamedTuple):
+    """A reward model, its tokenizer, and the family to save it as."""
+
+    model: ScalarModel
+    params: Any
+    tokenizer: Any
+    family: str
 
 
-def save_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """An ordinary tokenizer folder; a full disk is the user's to put right, not a bug."""
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise CheckpointError(f"{folder}: the tokenizer could not be written ({error})") from error
+def load_lm(
+    path: str,
+    mesh: jax.sharding.Mesh,
+    *,
+    dtype: Dtype = "float32",
+    remat: bool = False,
+    resize_vocabulary: bool = False,
+) -> SavedLM:
+    """A language model by folder or hub name. `dtype` and `remat` say how it is computed.
+
+    Args:
+      resize_vocabulary: tokens that the tokenizer has and the model has not get a row, the mean of
+        the others.
+    """
+    where = find(path)
+    found = folder.load_lm(where, mesh=mesh, dtype=dtype, remat=remat)
+    tokenizer = tokenizers.load_tokenizer(where)
+    lm, params, rows = found.lm, found.params, found.lm.config.vocab_size
+    if resize_vocabulary and len(tokenizer) > rows:
+        config, params = vocabulary.resize(lm.config, params, len(tokenizer))
+        lm = make_lm(config)
+        log.info("%s: %d tokens are new to the model", path, len(tokenizer) - rows)
+    return SavedLM(lm, params, tokenizer, found.family)
 
 
-def load_lm(folder: str, mesh: jax.sharding.Mesh) -> tuple[LM, Any, Any]:
-    """Language model, parameters and tokenizer of a folder."""
-    config = _model_config(folder, "lm", "a language model")
-    lm = make_lm(_transformer(folder, config))
-    params = checkpoint.load_params(folder, loop.abstract_params(lm.init, mesh=mesh))
-    return lm, params, tokenizers.load_tokenizer(folder)
+def load_scalar(
+    path: str, mesh: jax.sharding.Mesh, *, dtype: Dtype = "float32", remat: bool = False
+) -> SavedScalar:
+    """A reward model by folder or hub name. `dtype` and `remat` say how it is computed."""
+    where = find(path)
+    found = folder.load_scalar(where, mesh=mesh, dtype=dtype, remat=remat)
+    return SavedScalar(found.model, found.params, tokenizers.load_tokenizer(where), found.family)
 
 
-def load_scalar(folder: str, mesh: jax.sharding.Mesh) -> tuple[ScalarModel, Any, Any]:
-    """Reward model, parameters and tokenizer of a folder."""
-    config = _model_config(folder, "scalar", "a reward model")
-    model = make_scalar_model(
-        _transformer(folder, config["lm"]),
-        final_norm=config["final_norm"],
-        pooling=config["pooling"],
+def find(path: str) -> Path:
+    """The folder of a model; one of a stage that holds a model is no model itself, but near one.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    where = hub.folder_of(path)
+    if not (where / folder.CONFIG).is_file():
+        inner = where / "model"
+        hint = f"; did you mean {inner}?" if (inner / folder.CONFIG).is_file() else ""
+        raise CheckpointError(f"{path}: no model here ({folder.CONFIG} is missing){hint}")
+    return where
+
+
+def save_lm(
+    where: Path,
+    lm: LM,
+    params: Any,
+    tokenizer: Any,
+    *,
+    family: str | None = None,
+    readme: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    vocab_size: int | None = None,
+    max_shard_size: int = 5 * 10**9,
+) -> None:
+    """A finished language model with its tokenizer, as `AutoModelForCausalLM` reads it."""
+    folder.save_lm(
+        where,
+        lm,
+        params,
+        tokenizer=tokenizer,
+        family=family,
+        generation=generation(tokenizer),
+        card=readme,
+        dtype=dtype,
+        vocab_size=vocab_size,
+        max_shard_size=max_shard_size,
     )
-    params = checkpoint.load_params(folder, loop.abstract_params(model.init, mesh=mesh))
-    return model, params, tokenizers.load_tokenizer(folder)
+
+
+def save_scalar(
+    where: Path,
+    model: ScalarModel,
+    params: Any,
+    tokenizer: Any,
+    *,
+    family: str | None = None,
+    readme: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    vocab_size: int | None = None,
+    max_shard_size: int = 5 * 10**9,
+) -> None:
+    """A finished reward model, as `AutoModelForSequenceClassification` reads it."""
+    folder.save_scalar(
+        where,
+        model,
+        params,
+        tokenizer=tokenizer,
+        family=family,
+        card=readme,
+        dtype=dtype,
+        vocab_size=vocab_size,
+        max_shard_size=max_shard_size,
+    )
+
+
+def describe(where: Path, model: LM | ScalarModel, tokenizer: Any, *, family: str | None) -> None:
+    """All of a model's folder but its weights: `jaxrlhf export` needs it beside a checkpoint."""
+    if isinstance(model, LM):
+        more = generation(tokenizer)
+        folder.describe_lm(where, model, tokenizer=tokenizer, family=family, generation=more)
+    else:
+        folder.describe_scalar(where, model, tokenizer=tokenizer, family=family)
+
+
+def generation(tokenizer: Any) -> dict[str, Any]:
+    """What generation_config.json says beyond the special tokens: all that ends an answer."""
+    stops = chat.stop_ids(tokenizer)
+    return {"eos_token_id": list(stops)} if len(stops) > 1 else {}
+
+
+def model_card(
+    kind: Literal["lm", "scalar"],
+    recipe: str,
+    config: Config,
+    *,
+    base: str | None,
+    data: tuple[str, ...],
+    summary: dict[str, Any],
+    model: ScalarModel | None = None,
+) -> str:
+    """README.md of what a training stage made."""
+    plain = model is None or (model.final_norm and model.pooling == "last")
+    return card.text(
+        card.Card(
+            kind=kind,
+            recipe=recipe,
+            config=dump(config),
+            base=base,
+            hub_base=base is not None and hub.is_hub_name(base),
+            data=data,
+            metrics=summary,
+            others_can_load=plain,
+        )
+    )
 
 
 def same_tokenizer(a: Any, b: Any, what: str) -> None:
     """Refuse two models that read different tokens: nothing is decoded and tokenised again."""
     if a.get_vocab() != b.get_vocab():
         raise UserError(f"{what} use different tokenizers; train them from the same one")
-
-
-def _model_config(folder: str, kind: str, wanted: str) -> dict[str, Any]:
-    found, config = checkpoint.describe_model(folder)
-    if found != kind:
-        raise CheckpointError(f"{folder}: holds a model of kind {found!r}, {wanted} is needed")
-    return config
-
-
-def _transformer(folder: str, config: Mapping[str, Any]) -> TransformerConfig:
-    try:
-        return TransformerConfig(**config)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}/model.json: {error}") from error

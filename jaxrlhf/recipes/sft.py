@@ -15,16 +15,22 @@ from jaxrlhf import inference, loop, sharding
 from jaxrlhf.algorithms.sft import predicted, sft
 from jaxrlhf.data import arrays, formats, pipeline
 from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.hf.families import family_of
 from jaxrlhf.models import make_lm
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import blocks, rows, saved, stages
+from jaxrlhf.recipes import blocks, first_example, rows, saved, stages
 
 
 class SFTConfig(blocks.SupervisedConfig):
     """Supervised training of a language model."""
 
     model_path: str | None = Field(
-        default=None, description="start from this model; null: from scratch"
+        default=None,
+        description="start from this model (folder or hub name); null: from scratch",
+    )
+    resize_vocabulary: bool = Field(
+        default=False,
+        description="give tokens that the tokenizer has and the model has not a row of their own",
     )
     model: blocks.ModelConfig = Field(
         default=blocks.ModelConfig(), description="a model from scratch; unused with model_path"
@@ -64,14 +70,10 @@ def run(config: SFTConfig) -> dict[str, Any]:
     mesh = config.mesh.build(batch_size=config.batch_size)
     reader = formats.texts if config.format == "text" else formats.examples
     found = rows.read(config.data, config.data.train, reader, field="data.train")
-    if config.model_path:
-        lm, params, tokenizer = saved.load_lm(config.model_path, mesh)
-    else:
-        tokenizer = make_tokenizer(config)
-        lm = make_lm(config.model.build(len(tokenizer)))
-        params = loop.init_params(lm.init, seed=config.seed, mesh=mesh)
+    lm, params, tokenizer, family = start(config, mesh)
     rows.check_length(lm, config.max_length)
     train = to_arrays(config, tokenizer, found)
+    rows.check_tokens(lm, tokenizer, train)
     test = None
     if config.data.test:
         found = rows.read(config.data, config.data.test, reader, field="data.test")
@@ -88,6 +90,10 @@ def run(config: SFTConfig) -> dict[str, Any]:
         assert test is not None
         return test_loss(lm, state.params, test, config, mesh)
 
+    def prepare():
+        saved.describe(stage.description_dir, lm, tokenizer, family=family)
+        first_example.of_texts(tokenizer, train.columns)
+
     state = stages.train(
         stage,
         algorithm,
@@ -97,12 +103,32 @@ def run(config: SFTConfig) -> dict[str, Any]:
         mesh=mesh,
         hooks=[stages.every(config.eval_steps, steps, evaluate)] if test else [],
         shown=("loss",),
+        prepare=prepare,
     )
-    saved.save_lm(stage.model_dir, lm, state.params, tokenizer)
     parameters = sum(int(np.size(x)) for x in jax.tree.leaves(state.params))
-    return stage.finish(
-        {"steps": steps, "parameters": parameters, "rows": len(train), **stage.last_metrics()}
+    summary = {"steps": steps, "parameters": parameters, "rows": len(train)}
+    summary |= stage.last_metrics()
+    readme = saved.model_card(
+        "lm", "sft", config, base=config.model_path, data=config.data.train, summary=summary
     )
+    saved.save_lm(stage.model_dir, lm, state.params, tokenizer, family=family, readme=readme)
+    return stage.finish(summary)
+
+
+def start(config: SFTConfig, mesh: jax.sharding.Mesh) -> saved.SavedLM:
+    """The model that training begins with."""
+    if config.model_path:
+        return saved.load_lm(
+            config.model_path,
+            mesh,
+            dtype=config.dtype,
+            remat=config.remat,
+            resize_vocabulary=config.resize_vocabulary,
+        )
+    tokenizer = make_tokenizer(config)
+    lm = make_lm(config.model.build(len(tokenizer), dtype=config.dtype, remat=config.remat))
+    params = loop.init_params(lm.init, seed=config.seed, mesh=mesh)
+    return saved.SavedLM(lm, params, tokenizer, family_of(lm.config).name)
 
 
 def make_tokenizer(config: SFTConfig) -> Any:

@@ -22,6 +22,10 @@ from jaxrlhf.metrics import MetricsWriter, read_metrics
 from jaxrlhf.progress import progress
 from jaxrlhf.recipes.blocks import StageConfig, TrainConfig
 
+# Of a training stage's folder: the finished model, that model but for its weights (there from the
+# first step on), and the checkpoints.
+MODEL, DESCRIPTION, CHECKPOINTS = "model", "model_config", "checkpoints"
+
 # Fields that may differ when a run is continued: they change what is written, not what is learned.
 HARMLESS = (
     "output_dir",
@@ -69,12 +73,14 @@ class TrainingStage(Stage):
 
     @property
     def model_dir(self) -> Path:
-        return self.folder / "model"
+        return self.folder / MODEL
+
+    @property
+    def description_dir(self) -> Path:
+        return self.folder / DESCRIPTION
 
     def store(self) -> checkpoint.Checkpoints:
-        return checkpoint.Checkpoints(
-            self.folder / "checkpoints", keep=self.config.keep_checkpoints
-        )
+        return checkpoint.Checkpoints(self.folder / CHECKPOINTS, keep=self.config.keep_checkpoints)
 
     def open_log(self, first_step: int) -> MetricsWriter:
         try:
@@ -141,9 +147,15 @@ def train(
     hooks: Sequence[loop.Hook] = (),
     shown: Sequence[str] = ("loss",),
     open_log: Callable[[int], MetricsWriter] | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> State:
-    """`loop.fit` in the folder of a stage, with its checkpoints, its log and a progress bar."""
+    """`loop.fit` in the folder of a stage, with its checkpoints, its log and a progress bar.
+
+    `prepare` is called when the folder is there, before anything is trained.
+    """
     stage.begin()
+    if prepare:
+        prepare()
     store = stage.store()
     done = 0
     with progress(steps, stage.folder.name) as bar:

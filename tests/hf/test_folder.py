@@ -41,8 +41,8 @@ def lm_in(folder, name="llama", seed=0, **options):
     return lm, params
 
 
-def scalar_of(name="llama", *, bias=0.0, final_norm=True, seed=0):
-    model = make_scalar_model(hf_tiny.config_of(name), final_norm=final_norm)
+def scalar_of(name="llama", *, bias=0.0, final_norm=True, pooling="last", seed=0):
+    model = make_scalar_model(hf_tiny.config_of(name), final_norm=final_norm, pooling=pooling)
     body = {k: v for k, v in params_of(model.config, seed).items() if k != "lm_head"}
     kernel = jnp.asarray(np.random.default_rng(seed).normal(size=model.config.d_model), "float32")
     return model, {"lm": body, "head": {"kernel": kernel, "bias": jnp.float32(bias)}}
@@ -156,17 +156,66 @@ def test_no_bias_no_object_of_ours(tmp_path):
     assert "jaxrlhf" not in config_json(tmp_path)
 
 
-def test_a_head_before_the_last_norm_is_for_us_alone(tmp_path):
-    model, params = scalar_of(final_norm=False, bias=2.0)
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"final_norm": False}, {"final_norm": False}),
+        ({"pooling": "mean"}, {"pooling": "mean"}),
+        ({"final_norm": False, "pooling": "mean"}, {"final_norm": False, "pooling": "mean"}),
+    ],
+)
+def test_scores_that_others_would_compute_wrongly_are_for_us_alone(tmp_path, flags, said):
+    """A head before the last norm, and the mean over tokens."""
+    model, params = scalar_of(bias=2.0, **flags)
     folders.save_scalar(tmp_path, model, params, tokenizer=Tokenizer())
     loaded = folders.load_scalar(tmp_path)
-    assert loaded.model is model and not loaded.model.final_norm
+    assert loaded.model is model
     assert equal(loaded.params, params)
+    assert config_json(tmp_path)["jaxrlhf"] == {"score_bias": 2.0, **said}
+    assert config_json(tmp_path)["architectures"] == ["JaxrlhfRewardModel"]
     with pytest.raises(ValueError, match="jaxrlhf_llama"):
         transformers.AutoConfig.from_pretrained(tmp_path)
     edit(tmp_path, jaxrlhf={})  # the mark alone is not enough
     with pytest.raises(CheckpointError, match="model_type = 'jaxrlhf_llama'"):
         folders.load_scalar(tmp_path)
+
+
+def test_where_texts_end_in_the_padding_token_none_is_said_of_a_reward_model(tmp_path):
+    """Others would take the end token for padding, and score the token before it."""
+    tokenizer = Tokenizer()
+    tokenizer.pad_token_id = tokenizer.eos_token_id
+    folders.save_scalar(tmp_path / "scalar", *scalar_of(), tokenizer=tokenizer)
+    assert config_json(tmp_path / "scalar")["pad_token_id"] is None
+    assert config_json(tmp_path / "scalar")["eos_token_id"] == 3
+    lm = make_lm(hf_tiny.config_of("llama"))
+    folders.save_lm(tmp_path / "lm", lm, params_of(lm.config), tokenizer=tokenizer)
+    assert config_json(tmp_path / "lm")["pad_token_id"] == 3
+
+
+# ------------------------------------------------------------------ cards and descriptions
+
+
+def test_the_card_is_the_readme(tmp_path):
+    lm_in(tmp_path / "lm", card="# ä model\n")
+    folders.save_scalar(tmp_path / "scalar", *scalar_of(), card="# a judge\n")
+    assert (tmp_path / "lm" / "README.md").read_text("utf-8") == "# ä model\n"
+    assert (tmp_path / "scalar" / "README.md").read_text() == "# a judge\n"
+
+
+def test_a_description_is_a_model_without_weights(tmp_path):
+    lm, _ = lm_in(tmp_path / "lm", generation={"eos_token_id": [3, 5]})
+    kinds = {"tokenizer": Tokenizer(), "family": "llama"}
+    folders.describe_lm(tmp_path / "a", lm, generation={"eos_token_id": [3, 5]}, **kinds)
+    folders.save_scalar(tmp_path / "scalar", *scalar_of(pooling="mean"), tokenizer=Tokenizer())
+    folders.describe_scalar(tmp_path / "b", scalar_of(pooling="mean")[0], **kinds)
+    for whole, described in (("lm", "a"), ("scalar", "b")):
+        names = {path.name for path in (tmp_path / whole).iterdir()}
+        assert {path.name for path in (tmp_path / described).iterdir()} == names - {SINGLE}
+        for name in names - {SINGLE}:
+            text = (tmp_path / described / name).read_text()
+            assert text == (tmp_path / whole / name).read_text(), name
+    with pytest.raises(CheckpointError, match="no weights here"):
+        folders.load_lm(tmp_path / "a")
 
 
 @pytest.mark.parametrize(("name", "head"), [("llama", "lm_head"), ("gpt_neox", "embed_out")])
@@ -205,7 +254,9 @@ def test_a_reward_model_on_a_mesh(tmp_path):
         ({"jaxrlhf": {"score_bias": "1"}}, "must be a finite number"),
         ({"jaxrlhf": {"score_bias": float("inf")}}, "must be a finite number"),
         ({"jaxrlhf": {"final_norm": 0}}, "must be true or false"),
-        ({"jaxrlhf": {"later": 1}}, "must be an object with final_norm, score_bias"),
+        ({"jaxrlhf": {"pooling": "max"}}, "jaxrlhf.pooling = 'max': must be last or mean"),
+        ({"jaxrlhf": {"pooling": ["mean"]}}, "jaxrlhf.pooling = ['mean']: must be last or mean"),
+        ({"jaxrlhf": {"later": 1}}, "must be an object with final_norm, pooling, score_bias"),
     ],
 )
 def test_reward_models_that_are_none(tmp_path, fields, says):

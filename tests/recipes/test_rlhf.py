@@ -50,8 +50,11 @@ def test_a_training_stage_leaves_config_log_checkpoints_and_model(run, stage):
     assert sorted({row["step"] for row in rows if row["step"]}) == list(range(1, STEPS[stage] + 1))
     steps = sorted(int(p.name) for p in (folder / "checkpoints").iterdir())
     assert len(steps) == 2 and steps[-1] == STEPS[stage]
-    assert (folder / "model" / "model.json").is_file()
-    assert (folder / "model" / "tokenizer.json").is_file()
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert ("generation_config.json" in names) == (stage != "reward")
+    described = {path.name for path in (folder / "model_config").iterdir()}
+    assert described == names - {"model.safetensors", "README.md"}
     done = summary(run, stage)
     assert done["steps"] == STEPS[stage] and done["seconds"] > 0
     assert config_file.read(folder / "config.yaml").values["max_steps"] == STEPS[stage]
@@ -77,8 +80,8 @@ def test_language_models_learn_something(run):
 
 
 def test_the_fine_tuned_model_starts_from_the_pre_trained_one(run):
-    _, first, _ = saved.load_lm(str(run / "pretrain" / "model"), MESH)
-    _, second, _ = saved.load_lm(str(run / "sft" / "model"), MESH)
+    first = saved.load_lm(str(run / "pretrain" / "model"), MESH).params
+    second = saved.load_lm(str(run / "sft" / "model"), MESH).params
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     moved = [float(np.abs(a - b).max()) for a, b in pairs]
     # Eight steps of Adam at a peak rate of 0.01 move no weight further than 0.08 (and a little).
@@ -128,7 +131,7 @@ def test_the_labeller_prefers_gold(run):
 def test_the_reward_model_is_normalised_on_the_reference(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     config = stored(run, "reward", RewardConfig)
-    model, params, tokenizer = saved.load_scalar("run/reward/model", MESH)
+    model, params, tokenizer, _ = saved.load_scalar("run/reward/model", MESH)
     texts = reference_texts(config, tokenizer, MESH)
     scores = np.asarray(inference.reward_scores(model, params, *texts))
     assert scores.mean() == pytest.approx(0, abs=1e-5) and scores.std() == pytest.approx(
@@ -145,8 +148,8 @@ def test_reward_is_tested_on_the_held_out_pairs(run):
 
 
 def test_ppo_moves_the_policy_and_leaves_the_reference(run):
-    _, reference, _ = saved.load_lm(str(run / "sft" / "model"), MESH)
-    _, policy, _ = saved.load_lm(str(run / "ppo" / "model"), MESH)
+    reference = saved.load_lm(str(run / "sft" / "model"), MESH).params
+    policy = saved.load_lm(str(run / "ppo" / "model"), MESH).params
     assert any(
         not np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(policy), strict=True)
@@ -277,7 +280,7 @@ def test_a_stage_whose_input_is_missing_says_what_is_missing(tmp_path, capfd):
     capfd.readouterr()
     assert micro.command(folder, "rlhf", "--config", "micro.yaml", "stages=[ppo]") == 2
     err = " ".join(capfd.readouterr().err.split())
-    assert "run/reward/model: no finished model here" in err and "Traceback" not in err
+    assert "run/reward/model: no such folder" in err and "Traceback" not in err
     assert not (folder / "run" / "ppo").exists()
 
 
