@@ -145,4 +145,5 @@ def test_bfloat16_trunk_gives_float32_scores(models, tokens, full):
 def test_the_same_config_gives_the_same_object(models):
     config = models["gpt2"][0].config
     assert make_scalar_model(config) is make_scalar_model(config)
+    assert make_scalar_model(config) is make_scalar_model(config, final_norm=True, pooling="last")
     assert make_scalar_model(config, final_norm=False) != make_scalar_model(config)
