@@ -7,7 +7,7 @@ import optax
 import pytest
 import tiny
 
-from jaxrlhf import checkpoint, loop
+from jaxrlhf import checkpoint, inference, loop
 from jaxrlhf.algorithms.base import whole
 from jaxrlhf.algorithms.sft import sft
 from jaxrlhf.models import Lora, lora
@@ -21,6 +21,19 @@ def nbytes(tree) -> int:
 
 def leaf_names(tree) -> set[str]:
     return {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def equations(jaxpr):
+    """Every equation, those of inner programs too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
+            if is_program(inner):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def is_program(x) -> bool:
+    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,6 +97,45 @@ def test_training_holds_no_second_copy_of_the_base(name):
     assert base > 2 * nbytes(state.params)  # or the bound below would say nothing
     batch = nbytes(state.params) * 3 + 20_000
     assert max(held) < batch, (held, base)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_makes_no_weight(name):
+    """A·B is never there, forward or backward: no product has a kernel's shape."""
+    first = tiny.first_update(name)
+    algorithm = first.case.algorithm
+    program = jax.make_jaxpr(algorithm.update)(
+        first.state, first.batch, jax.random.key(0), algorithm.frozen
+    )
+    kernels = {(16, 16), (16, 32), (32, 16)}
+    kernels |= {(2, *shape) for shape in kernels}
+    made = [
+        eqn
+        for eqn in equations(program.jaxpr)
+        if eqn.primitive.name == "dot_general" and eqn.outvars[0].aval.shape in kernels
+    ]
+    assert not made
+
+
+def test_scoring_reads_the_base_itself(monkeypatch):
+    """Outside of the sampler, policy and values are computed from the base's own arrays."""
+    case = tiny.CASES["lora-ppo"](tiny.adam())
+    kernel = case.algorithm.frozen["policy"]["blocks"]["q_proj"]["kernel"]
+    read, score, values = [], inference.score, inference.values
+
+    def spy(function):
+        def called(model, params, *rest, **options):
+            body = params.get("lm", params)
+            read.append(body["blocks"]["q_proj"]["kernel"] is kernel)
+            return function(model, params, *rest, **options)
+
+        return called
+
+    monkeypatch.setattr(inference, "score", spy(score))
+    monkeypatch.setattr(inference, "values", spy(values))
+    state = case.algorithm.init(case.params, jax.random.key(0))
+    case.algorithm.collect(state, lambda: case.batches[0], jax.random.key(1))
+    assert read == [True, True, True]  # policy, reference, values
 
 
 def test_the_first_step_starts_at_the_reference():

@@ -162,6 +162,21 @@ def test_an_adapter_of_a_fused_projection_is_read_as_three(tmp_path):
     assert equal(load_adapter(tmp_path, config, family="gpt2").adapters, adapters)
 
 
+def test_a_fused_adapter_of_three_times_the_rank_is_not_cut_unless_it_is_of_blocks(tmp_path):
+    """Of rank 6 where others have 2, as ours are, but every row of B reads every column of A."""
+    config, _, _ = saved(tmp_path, "gpt2")
+    found = tensors(tmp_path)
+    name = f"{PREFIX}transformer.h.1.attn.c_attn.lora_B.weight"
+    found[name] = np.random.default_rng(0).normal(size=(48, 6)).astype(np.float32)
+    rewrite(tmp_path, found)
+    read = load_adapter(tmp_path, config, family="gpt2").adapters["blocks"]
+    assert read["q_proj"]["lora_a"].shape == (3, 16, 6)
+    delta = theirs_from(tmp_path, "transformer.h.1.attn.c_attn", 1.0, out_last=True)
+    for part, projection in zip(np.split(delta, 3, axis=1), ("q", "k", "v"), strict=True):
+        pair = read[f"{projection}_proj"]
+        np.testing.assert_allclose(pair["lora_a"][1] @ pair["lora_b"][1], part, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox"])
 def test_a_part_of_a_fused_projection_leaves_the_others_alone(name, tmp_path):
     """Only q and v trained: k's change is zero. Read back, all three are adapted, to that."""
