@@ -87,6 +87,7 @@ def fit(
     state = store.restore(_with_layout(abstract, layout), batches) if store else None
     if state is None:
         state = jax.jit(algorithm.init, out_shardings=layout)(params, root)
+    frozen = () if algorithm.frozen is None else (algorithm.frozen,)
     first, counter = int(state.step), monitoring.compilations()
     kept = first  # step of the newest checkpoint; 0 is none
     log = open_log(first) if open_log else None
@@ -104,7 +105,7 @@ def fit(
                 batch, collected = algorithm.collect(state, next_batch, collect_key)
                 batch = sharding.shard_batch(mesh, batch)
                 started = time.perf_counter()
-                state, updated = update(state, batch, update_key)
+                state, updated = update(state, batch, update_key, *frozen)
                 metrics = _floats(jax.device_get(updated)) | _floats(collected)
                 metrics |= {
                     "time/update_s": time.perf_counter() - started,

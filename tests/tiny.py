@@ -18,7 +18,7 @@ from jaxrlhf.algorithms.ppo import Settings, ppo
 from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.algorithms.sft import sft
 from jaxrlhf.inference import Sampling
-from jaxrlhf.models import make_lm, make_scalar_model, transformer_config
+from jaxrlhf.models import Lora, heads, lora, make_lm, make_scalar_model, transformer_config
 
 PAD, EOS, GOOD, BAD, VOCAB = 0, 1, 2, 3, 8
 
@@ -37,6 +37,7 @@ LM = make_lm(CONFIG)
 SCALAR = make_scalar_model(CONFIG)
 SAMPLING = Sampling(max_new_tokens=4, stop_ids=(EOS,), pad_id=PAD)
 SETTINGS = Settings()
+LORA = Lora(rank=2, alpha=4.0)
 
 
 class Cycle:
@@ -168,6 +169,49 @@ def ppo_case(
     return Case(algorithm, params, [batch], progress)
 
 
+def lora_sft_case(optimizer) -> Case:
+    """SFT of adapters alone."""
+    full = sft_case(optimizer)
+    frozen = lora.frozen(LORA, full.params)
+    return Case(
+        sft(LM, optimizer, frozen=frozen),
+        lora.init(LORA, jax.random.key(3), full.params),
+        full.batches,
+        lambda adapters: full.progress(lora.attach(frozen, adapters)),
+    )
+
+
+def lora_reward_case(optimizer) -> Case:
+    """A reward model of which adapters and the head train."""
+    full = reward_case(optimizer)
+    frozen = {"lm": lora.frozen(LORA, full.params["lm"])}
+    adapters = lora.init(LORA, jax.random.key(3), full.params["lm"])
+    return Case(
+        reward(SCALAR, optimizer, micro_batches=2, frozen=frozen),
+        {"lm": adapters, "head": full.params["head"]},
+        full.batches,
+        lambda params: full.progress(lora.attach(frozen, params)),
+    )
+
+
+def lora_ppo_case(optimizer, *, settings: Settings = SETTINGS, reward_fn=good_share) -> Case:
+    """PPO of which adapters and the value head train; policy, value and reference share a base."""
+    base, batch = LM.init(jax.random.key(1)), prompts(np.random.default_rng(0))
+    trunk = lora.frozen(LORA, base)
+    frozen, value = {"policy": trunk}, {"head": heads.init_head(CONFIG.d_model, jax.random.key(2))}
+    if settings.value_model == "separate":
+        frozen["value"] = {"lm": trunk}
+        value["lm"] = lora.init(LORA, jax.random.key(4), base)
+    params = {"policy": lora.init(LORA, jax.random.key(3), base), "value": value}
+    algorithm = ppo(LM, base, reward_fn, optimizer, SAMPLING, settings, frozen=frozen)
+
+    def progress(params):
+        policy = lora.attach(trunk, params["policy"])
+        return good_log_prob(policy, batch["prompt_tokens"], batch["prompt_mask"])
+
+    return Case(algorithm, params, [batch], progress)
+
+
 CASES = {
     "sft": sft_case,
     "reward": reward_case,
@@ -179,6 +223,15 @@ CASES = {
             num_ppo_epochs=2,
             num_mini_batches=2,
             gradient_accumulation_steps=2,
+        ),
+    ),
+    "lora-sft": lora_sft_case,
+    "lora-reward": lora_reward_case,
+    "lora-ppo": lambda optimizer: lora_ppo_case(optimizer, settings=Settings(num_ppo_epochs=2)),
+    "lora-ppo-shared": lambda optimizer: lora_ppo_case(
+        optimizer,
+        settings=Settings(
+            value_model="shared", num_ppo_epochs=1, num_mini_batches=2, target_kl=1e9
         ),
     ),
 }
@@ -222,7 +275,9 @@ def first_update(name: str) -> FirstUpdate:
     batch = sharding.shard_batch(mesh, batch)
     donating = jax.jit(case.algorithm.update, donate_argnums=0, out_shardings=(layout, None))
 
+    frozen = case.algorithm.frozen
+
     def update(state, batch):
-        return donating(jax.tree.map(jnp.copy, state), batch, key)
+        return donating(jax.tree.map(jnp.copy, state), batch, key, frozen)
 
     return FirstUpdate(case, state, batch, update, *update(state, batch))

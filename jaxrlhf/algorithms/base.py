@@ -4,6 +4,10 @@
     collect(state, next, key)  -> (batch, metrics)  ordinary Python: samples, asks frozen models
     update(state, batch, key)  -> (state, metrics)  pure; jitted and donated; sees no frozen model
 
+Where a model is trained in part (LoRA), its frozen part is a fourth field, which `update` is handed
+as a fourth argument: read, never donated, never in a checkpoint. `state.params` are then the
+trained part alone; `whole` unites them.
+
 What is shared by several methods lives here too: settings with a description, and gradients
 accumulated over micro-batches. Nothing here knows a loop, a mesh, a file or a config format.
 """
@@ -15,6 +19,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
+
+from jaxrlhf.models import lora
 
 Array = jax.Array
 Params = Any
@@ -39,11 +45,15 @@ class State(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """A training method: see the header of this file."""
+    """A training method: see the header of this file.
+
+    `frozen` has to lie where training runs (the caller's mesh), as any frozen model has.
+    """
 
     init: Callable[[Params, Array], State]
     collect: Callable[[State, NextBatch, Array], tuple[Batch, Metrics]]
-    update: Callable[[State, Batch, Array], tuple[State, Metrics]]
+    update: Callable[..., tuple[State, Metrics]]
+    frozen: Params = None
 
 
 class Sums(NamedTuple):
@@ -79,6 +89,11 @@ def new_state(params: Params, optimizer: Any, extra: Any = None) -> State:
     """
     params = jax.tree.map(jnp.copy, params)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), extra or {})
+
+
+def whole(params: Params, frozen: Params) -> Params:
+    """The parameters that a model computes with: trained ones, and frozen ones if there are any."""
+    return params if frozen is None else lora.attach(frozen, params)
 
 
 def accumulated_grad(

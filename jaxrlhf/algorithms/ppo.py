@@ -24,6 +24,7 @@ import optax
 from jaxrlhf import inference, rewards
 from jaxrlhf.algorithms.base import (
     Algorithm,
+    Params,
     State,
     Sums,
     accumulated_grad,
@@ -31,6 +32,7 @@ from jaxrlhf.algorithms.base import (
     new_state,
     setting,
     split_rows,
+    whole,
 )
 from jaxrlhf.algorithms.rollouts import (
     Truncation,
@@ -122,6 +124,7 @@ def ppo(
     value_network: ScalarModel | None = None,
     truncation: Truncation | None = None,
     chunk_size: int | None = None,
+    frozen: Params = None,
 ) -> Algorithm:
     """Proximal policy optimisation of a language model against `reward_fn`.
 
@@ -139,6 +142,9 @@ def ppo(
       value_network: with `value_model="separate"`; by default one of the policy's size.
       truncation: what the reward sees of a response; the policy trains on all it sampled.
       chunk_size: vocabulary entries at a time in the output layer.
+      frozen: the part of the parameters that does not train, `{"policy": lora.frozen(...), "value":
+        {"lm": lora.frozen(...)}}`; "value" is absent with a shared trunk. What trains is then
+        adapters and the head. Policy, value and `reference_params` may share one base's arrays.
     Batches asked of the data: `prompt_tokens` `[B, P]`, `prompt_mask`, and `row` `[B]`.
     Raises:
       ValueError: sampling filters the distribution, or is greedy.
@@ -160,7 +166,7 @@ def ppo(
 
     def collect(state, next_batch, key):
         prompts = next_batch()
-        params, started = state.params, time.perf_counter()
+        params, started = whole(state.params, frozen), time.perf_counter()
         keys = jax.random.split(key, prompts["prompt_tokens"].shape[0])
         rollout = inference.generate(
             lm, params["policy"], prompts["prompt_tokens"], prompts["prompt_mask"], keys, sampling
@@ -214,12 +220,12 @@ def ppo(
             values = value_model.apply(params["value"], tokens, mask)
         return stats, log_probs.shift(values)[:, -length:]
 
-    def learn(params, opt_state, minibatch, kl_coef):
+    def learn(params, opt_state, minibatch, kl_coef, frozen):
         """One optimiser step."""
         total = jnp.maximum(jnp.sum(minibatch.response_mask), 1).astype(jnp.float32)
 
         def loss_fn(params, rows):
-            stats, values = forward(params, rows.tokens, rows.mask)
+            stats, values = forward(whole(params, frozen), rows.tokens, rows.mask)
             return losses(rows, stats, values, kl_coef, total, settings)
 
         grads, sums = accumulated_grad(
@@ -229,7 +235,7 @@ def ppo(
         metrics = sums.add | sums.maximum | {"policy/grad_norm": optax.tree.norm(grads)}
         return optax.apply_updates(params, updates), opt_state, metrics
 
-    def update(state, batch, key):
+    def update(state, batch, key, frozen=None):
         extra, scores, score_metrics = shape_scores(
             state.extra,
             batch["scores"],
@@ -241,6 +247,9 @@ def ppo(
         )
         rows, kl_coef = batch | {"shaped_scores": scores}, extra["kl_coef"]
 
+        def one(params, opt_state, minibatch):
+            return learn(params, opt_state, minibatch, kl_coef, frozen)
+
         def epoch(carry, key):
             order = jax.random.permutation(key, scores.shape[0])
             shuffled = jax.tree.map(lambda x: x[order], rows)
@@ -251,14 +260,14 @@ def ppo(
             params, opt_state, stopped = carry
             minibatch = signal(rows, kl_coef, settings)
             if settings.target_kl is None:
-                params, opt_state, metrics = learn(params, opt_state, minibatch, kl_coef)
+                params, opt_state, metrics = one(params, opt_state, minibatch)
                 return (params, opt_state, stopped), (metrics, jnp.float32(1))
-            shapes = jax.eval_shape(learn, params, opt_state, minibatch, kl_coef)[2]
+            shapes = jax.eval_shape(one, params, opt_state, minibatch)[2]
             none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             params, opt_state, metrics = jax.lax.cond(
                 stopped,
                 lambda params, opt_state: (params, opt_state, none),
-                lambda params, opt_state: learn(params, opt_state, minibatch, kl_coef),
+                lambda params, opt_state: one(params, opt_state, minibatch),
                 params,
                 opt_state,
             )
@@ -283,7 +292,7 @@ def ppo(
         new = State(state.step + 1, params, opt_state, extra)
         return new, metrics | score_metrics | mean_over_updates(per_step, made)
 
-    return Algorithm(init, collect, update)
+    return Algorithm(init, collect, update, frozen)
 
 
 def token_rewards(rows, kl_coef, settings: Settings) -> Array:

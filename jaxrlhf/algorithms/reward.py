@@ -8,7 +8,14 @@ rate. Normalising the finished model is the recipe's job (`models.heads.affine`)
 import jax.numpy as jnp
 import optax
 
-from jaxrlhf.algorithms.base import Algorithm, Sums, accumulated_grad, new_state
+from jaxrlhf.algorithms.base import (
+    Algorithm,
+    Params,
+    Sums,
+    accumulated_grad,
+    new_state,
+    whole,
+)
 from jaxrlhf.losses import preference
 from jaxrlhf.models.heads import ScalarModel
 
@@ -20,6 +27,7 @@ def reward(
     micro_batches: int = 1,
     center_rewards_coefficient: float = 0.0,
     lapse: float = 0.0,
+    frozen: Params = None,
 ) -> Algorithm:
     """Minimise -log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs.
 
@@ -29,6 +37,7 @@ def reward(
       micro_batches: pieces of the batch whose gradients are accumulated.
       center_rewards_coefficient: weight of (chosen + rejected)^2, which keeps scores near 0.
       lapse: share of labels assumed to be coin flips (Christiano et al. 2017, 2.2.3).
+      frozen: `{"lm": lora.frozen(...)}`; what trains is then `{"lm": adapters, "head": ...}`.
     Batches: `chosen_tokens` `[B, T]`, `chosen_mask`, `rejected_tokens`, `rejected_mask`, `label`
     `[B]` = P(chosen is better), `margin` `[B]` in nats.
     """
@@ -39,11 +48,11 @@ def reward(
     def collect(state, next_batch, key):
         return next_batch(), {}
 
-    def update(state, batch, key):
+    def update(state, batch, key, frozen=None):
         total = batch["label"].shape[0]
 
         def loss_fn(params, rows):
-            chosen, rejected = pair_scores(model, params, rows)
+            chosen, rejected = pair_scores(model, whole(params, frozen), rows)
             loss = preference.bradley_terry(
                 chosen, rejected, margin=rows["margin"], label=rows["label"], lapse=lapse
             )
@@ -68,7 +77,7 @@ def reward(
         metrics["grad_norm"] = optax.tree.norm(grads)
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return Algorithm(init, collect, update)
+    return Algorithm(init, collect, update, frozen)
 
 
 def pair_scores(model, params, rows):

@@ -8,7 +8,14 @@ token of the one before.
 import jax.numpy as jnp
 import optax
 
-from jaxrlhf.algorithms.base import Algorithm, Sums, accumulated_grad, new_state
+from jaxrlhf.algorithms.base import (
+    Algorithm,
+    Params,
+    Sums,
+    accumulated_grad,
+    new_state,
+    whole,
+)
 from jaxrlhf.inference import token_stats
 from jaxrlhf.losses import log_probs, masked, supervised
 from jaxrlhf.models import LM
@@ -20,6 +27,7 @@ def sft(
     *,
     micro_batches: int = 1,
     chunk_size: int | None = None,
+    frozen: Params = None,
 ) -> Algorithm:
     """Minimise the mean negative log-likelihood of the marked tokens, in nats a token.
 
@@ -28,6 +36,7 @@ def sft(
       optimizer: any optax transformation.
       micro_batches: pieces of the batch whose gradients are accumulated.
       chunk_size: vocabulary entries at a time in the output layer; None keeps `[B, T, V]`.
+      frozen: the parameters that do not train (`lora.frozen`); those that do are then adapters.
     Batches: `tokens` `[B, T]`, `mask`, `loss_mask`, and `segment_ids` where rows are packed.
     """
 
@@ -37,12 +46,12 @@ def sft(
     def collect(state, next_batch, key):
         return next_batch(), {}
 
-    def update(state, batch, key):
+    def update(state, batch, key, frozen=None):
         counted = predicted(batch)
         total = jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32)
 
         def loss_fn(params, rows):
-            counted = predicted(rows)
+            counted, params = predicted(rows), whole(params, frozen)
             hidden = lm.hidden(
                 params, rows["tokens"], rows["mask"], segment_ids=rows.get("segment_ids")
             )
@@ -64,7 +73,7 @@ def sft(
         }
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return Algorithm(init, collect, update)
+    return Algorithm(init, collect, update, frozen)
 
 
 def predicted(batch):

@@ -17,7 +17,9 @@ class Entry(NamedTuple):
     `ours` are paths of our leaves such as "blocks/q_proj/kernel": several where theirs is fused.
     `layer` is the row of our stacked leaves, None where they are not stacked. `split` makes ours
     from theirs, `join` theirs from ours; both may give views. `shape` is theirs. `aliases` are
-    other names it may have: where two are present they must hold the same values.
+    other names it may have: where two are present they must hold the same values. A kernel of
+    theirs stands `[out, in]`, or `[in, out]` with `out_last`; `split` and `join` of a kernel take
+    any size of `in`, so that they do for the factors of an adapter too.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Entry(NamedTuple):
     split: Callable[[np.ndarray], Parts] = lambda theirs: (theirs,)
     join: Callable[..., np.ndarray] = lambda ours: ours
     aliases: tuple[str, ...] = ()
+    out_last: bool = False
 
 
 def plain(
@@ -57,6 +60,7 @@ def conv1d(name: str, ours: Iterable[str], *, d_in: int, d_out: int, layer: int)
             layer,
             split=lambda theirs: tuple(np.split(theirs, count, axis=-1)),
             join=lambda *parts: np.concatenate(parts, axis=-1),
+            out_last=True,
         )
         for leaf, shape in shapes.items()
     ]

@@ -2,6 +2,7 @@
 
 from jaxrlhf.models.config import FAMILIES, TransformerConfig, transformer_config
 from jaxrlhf.models.heads import ScalarModel, make_scalar_model
+from jaxrlhf.models.lora import Lora
 from jaxrlhf.models.transformer import LM, PARAM_AXES, Cache, Params, make_lm
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "LM",
     "PARAM_AXES",
     "Cache",
+    "Lora",
     "Params",
     "ScalarModel",
     "TransformerConfig",

@@ -71,26 +71,29 @@ def read(head: Params, hidden: jax.Array) -> jax.Array:
     return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
 
 
+def init_head(width: int, key: jax.Array, *, zero: bool = False) -> Params:
+    """A fresh head for hidden states of `width`: kernel ~ N(0, 1/(D+1)) (a variance), bias 0.
+
+    Both zero with `zero`. Source: Stiennon et al. 2020, appendix B.1, where 1/(d+1) is the
+    variance, as in the code of Ziegler et al. 2019.
+    """
+    kernel = jax.random.normal(key, (width,)) / math.sqrt(width + 1)
+    return {"kernel": jnp.zeros_like(kernel) if zero else kernel, "bias": jnp.zeros(())}
+
+
 def _init(lm: LM, key: jax.Array, lm_params: Params | None = None, *, zero: bool = False) -> Params:
-    """Head kernel ~ N(0, 1/(D+1)) (a variance), bias 0; both zero with `zero`.
+    """A language model and a head of `init_head`.
 
     `lm_params` are copied, never aliased, so that donating one never deletes the other; without
     them the language model is fresh. The output head is dropped.
-
-    Source: Stiennon et al. 2020, appendix B.1, where 1/(d+1) is the variance, as in the code of
-    Ziegler et al. 2019.
     """
     lm_key, head_key = jax.random.split(key)
     if lm_params is None:
         lm_params = lm.init(lm_key)
     body = {name: value for name, value in lm_params.items() if name != "lm_head"}
-    width = lm.config.d_model
-    kernel = jax.random.normal(head_key, (width,)) / math.sqrt(width + 1)
-    if zero:
-        kernel = jnp.zeros_like(kernel)
     return {
         "lm": jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), body),
-        "head": {"kernel": kernel, "bias": jnp.zeros(())},
+        "head": init_head(lm.config.d_model, head_key, zero=zero),
     }
 
 

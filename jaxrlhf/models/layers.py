@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrlhf.models import rope
+from jaxrlhf.models import lora, rope
 from jaxrlhf.models.config import TransformerConfig
 
 _ACTIVATIONS = {
@@ -79,9 +79,10 @@ class Norm(nn.Module):
 
 
 class Projection(nn.Module):
-    """A linear map of the last axis in the compute dtype.
+    """A linear map of the last axis in the compute dtype, with the adapter that lies beside it.
 
     The leading axes are flattened first: on CPU the backward pass of a 2-D matmul is 20 % faster.
+    An adapter (`lora.py`) adds s·(x·A)·B. It is never made here: it is attached, or it is not.
     """
 
     config: TransformerConfig
@@ -94,11 +95,22 @@ class Projection(nn.Module):
         config = self.config
         normal = nn.initializers.normal(self.std or config.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
-        y = x.reshape(-1, x.shape[-1]) @ kernel.astype(config.dtype)
+        flat = x.reshape(-1, x.shape[-1])
+        y = flat @ kernel.astype(config.dtype)
+        if self.has_variable("params", lora.A):
+            y = y + self._adapted(flat)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(config.dtype)[None, :]
         return y.reshape(*x.shape[:-1], self.features)
+
+    def _adapted(self, x):
+        names = (lora.A, lora.B, lora.SCALE)
+        a, b, scale = (self.get_variable("params", name) for name in names)
+        if b is None or scale is None:
+            raise ValueError(f"{self.name} has {lora.A} without {lora.B} or {lora.SCALE}")
+        dtype = self.config.dtype
+        return (x @ a.astype(dtype)) @ b.astype(dtype) * scale.astype(dtype)
 
 
 # ------------------------------------------------- branches of a block, called inside its scope

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrlhf.models import attention
+from jaxrlhf.models import attention, lora
 from jaxrlhf.models.config import TransformerConfig
 from jaxrlhf.models.layers import Block, Norm
 
@@ -58,6 +58,13 @@ PARAM_AXES: dict[str, tuple[str | None, ...]] = {
     "head/kernel": ("embed",),
     "head/bias": (),
 }
+for _name in lora.PROJECTIONS:  # an adapter is split as its kernel is; the rank is short
+    _in, _out = PARAM_AXES[f"{_name}/kernel"]
+    PARAM_AXES |= {
+        f"{_name}/{lora.A}": (_in, None),
+        f"{_name}/{lora.B}": (None, _out),
+        f"{_name}/{lora.SCALE}": (),
+    }
 
 
 class Cache(NamedTuple):
@@ -214,18 +221,22 @@ def logits(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.
 def decode_params(config: TransformerConfig, params: Params) -> Params:
     """Parameters for `prefill` and `decode`: blocks a tuple of layers, in the compute dtype.
 
-    Norms stay float32, as the training forward applies them in float32 too. Make this once a
-    rollout: it copies every parameter.
+    Norms stay float32, as the training forward applies them in float32 too. Adapters are merged, a
+    layer at a time, before the cast. Make this once a rollout: it copies every parameter.
     """
 
     def cast(path, leaf):
         is_norm = any("norm" in str(getattr(part, "key", "")) for part in path)
         return leaf.astype(jnp.float32 if is_norm else config.dtype)
 
-    params = jax.tree_util.tree_map_with_path(cast, params)
-    layers = range(config.num_layers)
-    blocks = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"]) for i in layers)
-    return {**params, "blocks": blocks}
+    def unstacked(layer):
+        block = jax.tree.map(lambda leaf: leaf[layer], params["blocks"])
+        return jax.tree_util.tree_map_with_path(cast, lora.merge(block))
+
+    blocks = tuple(unstacked(layer) for layer in range(config.num_layers))
+    rest = {name: value for name, value in params.items() if name != "blocks"}
+    rest = jax.tree_util.tree_map_with_path(cast, rest)
+    return {**rest, "blocks": blocks}
 
 
 def prefill(

@@ -40,8 +40,9 @@ def test_metrics_are_finite_float32_scalars(name):
 def test_update_captures_no_array(name):
     """Frozen models belong in `collect`; a captured array would be baked into the program."""
     first = tiny.first_update(name)
-    update = first.case.algorithm.update
-    closed = jax.make_jaxpr(update)(first.state, first.batch, jax.random.key(0))
+    algorithm = first.case.algorithm
+    arguments = first.state, first.batch, jax.random.key(0), algorithm.frozen
+    closed = jax.make_jaxpr(algorithm.update)(*arguments)
     assert [c.shape for c in closed.consts if np.size(c) > 1] == []
 
 
