@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from realdata import shared_data
 
 from jaxrlhf.data import formats, sources
 from jaxrlhf.errors import DataError
 from jaxrlhf.recipes.tasks import SentimentTask, TaskConfig
-from tests.realdata import shared_data
 
 pytest.importorskip("sklearn")
 
