@@ -9,6 +9,7 @@ Needs jax and chex only, never compiles: call it inside your own `jit`, `vmap` o
 
 from jaxrlhf.losses import (
     advantages,
+    confidence,
     divergences,
     log_probs,
     masked,
@@ -19,6 +20,7 @@ from jaxrlhf.losses import (
 
 __all__ = [
     "advantages",
+    "confidence",
     "divergences",
     "log_probs",
     "masked",

@@ -12,7 +12,15 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxrlhf.losses import advantages, divergences, log_probs, masked, policy, supervised
+from jaxrlhf.losses import (
+    advantages,
+    confidence,
+    divergences,
+    log_probs,
+    masked,
+    policy,
+    supervised,
+)
 
 B, T, D, V = 4, 3, 6, 16
 LOGITS, TOKENS, HIDDEN = P("data", None, "tensor"), P("data", None), P("data", None, None)
@@ -66,6 +74,16 @@ def ppo(new: jax.Array, old: jax.Array, values: jax.Array, scores: jax.Array, ma
     return masked.mean(surrogate + 0.1 * value_loss, mask) + stats.approx_kl + stats.max
 
 
+def own_labels(logits: jax.Array, weak: jax.Array, mask: jax.Array) -> jax.Array:
+    """A threshold needs the whole batch on every device."""
+    weak = confidence.balanced(jax.nn.softmax(weak), mask=mask)
+    targets = [
+        confidence.mended(logits, weak, progress=0.5, max_weight=0.5, mask=mask),
+        confidence.paper(logits, weak, progress=0.5, max_weight=0.5, mask=mask),
+    ]
+    return sum(masked.mean(confidence.cross_entropy(logits, t), mask) for t in targets)  # type: ignore[return-value]
+
+
 Case = tuple[Callable[..., jax.Array], list[tuple[np.ndarray, P]]]
 CASES: dict[str, Case] = {
     "from_logits": (from_logits, [(normal(B, T, V), LOGITS), (IDS, TOKENS), (MASK, TOKENS)]),
@@ -87,6 +105,10 @@ CASES: dict[str, Case] = {
         [(normal(B, T, V), LOGITS), (normal(B, T, V), LOGITS), (MASK, TOKENS)],
     ),
     "z_loss": (z_loss, [(normal(B, T, V), LOGITS), (MASK, TOKENS)]),
+    "own labels": (
+        own_labels,
+        [(normal(8, 2), P()), (normal(8, 2), P()), (np.arange(8) < 7, P())],
+    ),
     "ppo": (
         ppo,
         [*[(0.3 * normal(B, T), TOKENS) for _ in range(3)], (normal(B), P("data")), (MASK, TOKENS)],
