@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from jaxrlhf.losses import divergences, log_probs
-from jaxrlhf.models.heads import ScalarModel
+from jaxrlhf.models.heads import Classifier, ScalarModel
 from jaxrlhf.models.transformer import LM, Params
 
 
@@ -249,6 +249,12 @@ def reward_scores(
 ) -> jax.Array:
     """Scores `[B]` float32 at the last real token of each row."""
     return model.scores(params, tokens, mask)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def class_probs(model: Classifier, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """Probabilities `[B, K]` float32 of the classes of each row."""
+    return jax.nn.softmax(model.logits(params, tokens, mask))
 
 
 def bucket(length: int, room: int | None = None) -> int:

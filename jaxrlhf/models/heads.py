@@ -1,4 +1,5 @@
-"""A scalar head on a language model: one number a token (value model) or a sequence (reward model).
+"""Heads on a language model: one number a token (value model) or a sequence (reward model), or one
+logit a class (classifier).
 
 What it does not do: losses, normalisation statistics (`affine` only folds given ones in), the shift
 (values come unshifted: entry t is read at token t, after it).
@@ -6,7 +7,7 @@ What it does not do: losses, normalisation statistics (`affine` only folds given
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -31,6 +32,21 @@ class ScalarModel(NamedTuple):
     init: Callable[..., Params]
     apply: Callable[..., jax.Array]
     scores: Callable[..., jax.Array]
+
+
+class Classifier(NamedTuple):
+    """K classes as pure functions over `{"lm": ..., "classifier": {"kernel", "bias"}}`.
+
+    The head is `[D, K]` and `[K]`; `logits` `[B, K]` are read where a `ScalarModel` with the same
+    flags reads its score.
+    """
+
+    config: TransformerConfig
+    classes: int
+    final_norm: bool
+    pooling: Pooling
+    init: Callable[..., Params]
+    logits: Callable[..., jax.Array]
 
 
 def make_scalar_model(
@@ -59,6 +75,32 @@ def _make_scalar_model(
     )
 
 
+def make_classifier(
+    lm_config: TransformerConfig,
+    *,
+    classes: int = 2,
+    final_norm: bool = True,
+    pooling: Pooling = "last",
+) -> Classifier:
+    """The classifier of a config; cached. Arguments as `make_scalar_model`."""
+    return _make_classifier(lm_config, classes, final_norm, pooling)
+
+
+@functools.cache
+def _make_classifier(
+    lm_config: TransformerConfig, classes: int, final_norm: bool, pooling: Pooling
+) -> Classifier:
+    lm = make_lm(lm_config)
+    return Classifier(
+        config=lm_config,
+        classes=classes,
+        final_norm=final_norm,
+        pooling=pooling,
+        init=functools.partial(_init_classifier, lm, classes),
+        logits=functools.partial(_class_logits, lm, final_norm, pooling),
+    )
+
+
 def affine(params: Params, gain: jax.Array | float, bias: jax.Array | float) -> Params:
     """Parameters whose scores are gain * s + bias, s the scores of `params`."""
     head = params["head"]
@@ -67,8 +109,12 @@ def affine(params: Params, gain: jax.Array | float, bias: jax.Array | float) -> 
 
 
 def read(head: Params, hidden: jax.Array) -> jax.Array:
-    """Values `[..., T]` float32 of hidden states `[..., T, D]`, for a head on another's trunk."""
-    return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
+    """Values `[..., T]` float32 of hidden states `[..., T, D]`, for a head on another's trunk.
+
+    With a kernel `[D, K]`: `[..., T, K]`.
+    """
+    values = hidden.astype(jnp.float32) @ head["kernel"]
+    return values + jnp.broadcast_to(head["bias"], values.shape)
 
 
 def init_head(width: int, key: jax.Array, *, zero: bool = False) -> Params:
@@ -88,13 +134,40 @@ def _init(lm: LM, key: jax.Array, lm_params: Params | None = None, *, zero: bool
     them the language model is fresh. The output head is dropped.
     """
     lm_key, head_key = jax.random.split(key)
-    if lm_params is None:
-        lm_params = lm.init(lm_key)
-    body = {name: value for name, value in lm_params.items() if name != "lm_head"}
-    return {
-        "lm": jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), body),
-        "head": init_head(lm.config.d_model, head_key, zero=zero),
-    }
+    body = _body(lm.init(lm_key) if lm_params is None else lm_params)
+    return {"lm": body, "head": init_head(lm.config.d_model, head_key, zero=zero)}
+
+
+def _init_classifier(
+    lm: LM,
+    classes: int,
+    key: jax.Array,
+    lm_params: Params | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+) -> Params:
+    """A language model, as `_init` has it, and a head of zeros: every class is equally probable.
+
+    With `tokens`, one a class, the head is their rows of the output layer: the logits are then
+    those of the language model for these words (Burns et al. 2023, appendix A).
+
+    Raises:
+      ValueError: not one token a class.
+    """
+    lm_params = lm.init(key) if lm_params is None else lm_params
+    kernel = jnp.zeros((lm.config.d_model, classes))
+    if tokens is not None:
+        if len(tokens) != classes:
+            raise ValueError(f"{len(tokens)} tokens for {classes} classes: name one a class")
+        kernel = lm.unembed(lm_params)[:, jnp.asarray(tokens)].astype(jnp.float32)
+    head = {"kernel": kernel, "bias": jnp.zeros((classes,))}
+    return {"lm": _body(lm_params), "classifier": head}
+
+
+def _body(lm_params: Params) -> Params:
+    """A copy without the output head."""
+    kept = {name: value for name, value in lm_params.items() if name != "lm_head"}
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), kept)
 
 
 def _apply(
@@ -116,9 +189,27 @@ def _scores(
 
     With mean pooling: the mean of the values at all real tokens. An empty row scores 0.
     """
-    values = _apply(lm, final_norm, params, tokens, mask)
-    if pooling == "mean":
-        total = jnp.sum(jnp.where(mask, values, 0.0), axis=1)
-        return total / jnp.maximum(jnp.sum(mask, axis=1), 1)
-    after = jnp.cumsum(mask[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]
-    return jnp.sum(jnp.where(mask & (after == 1), values, 0.0), axis=1)
+    return _pooled(_apply(lm, final_norm, params, tokens, mask), mask, pooling)
+
+
+def _class_logits(
+    lm: LM,
+    final_norm: bool,
+    pooling: Pooling,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+) -> jax.Array:
+    """Logits `[B, K]` float32, pooled as `_scores`; an empty row has zeros."""
+    hidden = lm.hidden(params["lm"], tokens, mask, final_norm=final_norm)
+    return _pooled(read(params["classifier"], hidden), mask, pooling)
+
+
+def _pooled(values: jax.Array, mask: jax.Array, pooling: Pooling) -> jax.Array:
+    """`[B, T, ...]` -> `[B, ...]`: the value at the last real token, or the mean over real ones."""
+    if pooling == "last":
+        after = jnp.cumsum(mask[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]
+        mask = mask & (after == 1)
+    counted = mask.reshape(*mask.shape, *(1,) * (values.ndim - 2))
+    total = jnp.sum(jnp.where(counted, values, 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(counted, axis=1), 1)

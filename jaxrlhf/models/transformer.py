@@ -57,6 +57,8 @@ PARAM_AXES: dict[str, tuple[str | None, ...]] = {
     "lm_head/kernel": ("embed", "vocab"),
     "head/kernel": ("embed",),
     "head/bias": (),
+    "classifier/kernel": ("embed", None),
+    "classifier/bias": (None,),
 }
 for _name in lora.PROJECTIONS:  # an adapter is split as its kernel is; the rank is short
     _in, _out = PARAM_AXES[f"{_name}/kernel"]

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.models import PARAM_AXES, heads, make_lm, make_scalar_model, transformer_config
+from jaxrlhf import inference
+from jaxrlhf.models import (
+    PARAM_AXES,
+    heads,
+    make_classifier,
+    make_lm,
+    make_scalar_model,
+    transformer_config,
+)
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama_gqa"])
@@ -106,9 +114,10 @@ def test_init_copies_the_language_model_without_its_output_head(models):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(lm_params))
 
 
-def test_without_lm_params_the_trunk_is_fresh_and_every_leaf_has_axes():
+@pytest.mark.parametrize("make", [make_scalar_model, make_classifier])
+def test_without_lm_params_the_trunk_is_fresh_and_every_leaf_has_axes(make):
     sizes = dict(vocab_size=5, num_layers=2, num_heads=2, d_model=8, d_ff=4, max_positions=4)
-    model = make_scalar_model(transformer_config("llama", **sizes))
+    model = make(transformer_config("llama", **sizes))
     params = jax.eval_shape(model.init, jax.random.key(0))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [part.key for part in path]
@@ -147,3 +156,53 @@ def test_the_same_config_gives_the_same_object(models):
     assert make_scalar_model(config) is make_scalar_model(config)
     assert make_scalar_model(config) is make_scalar_model(config, final_norm=True, pooling="last")
     assert make_scalar_model(config, final_norm=False) != make_scalar_model(config)
+
+
+@pytest.fixture(scope="module")
+def classifier(models):
+    """Three classes on llama; a kernel and bias that are not zero."""
+    lm, lm_params = models["llama"]
+    model = make_classifier(lm.config, classes=3)
+    params = model.init(jax.random.key(1), lm_params)
+    kernel = jax.random.normal(jax.random.key(2), params["classifier"]["kernel"].shape)
+    params = {**params, "classifier": {"kernel": kernel, "bias": jnp.array([0.1, 0.2, 0.3])}}
+    return model, params
+
+
+def test_every_class_is_a_scalar_model_of_its_own(classifier, tokens, full):
+    model, params = classifier
+    mask = jnp.asarray(np.arange(10)[None, :] < np.array([10, 6, 1])[:, None])
+    for pooling in ("last", "mean"):
+        many = make_classifier(model.config, classes=3, pooling=pooling)
+        scalar = make_scalar_model(model.config, pooling=pooling)
+        logits = many.logits(params, tokens, mask)
+        assert logits.shape == (3, 3) and logits.dtype == jnp.float32
+        for k in range(3):
+            head = {name: leaf[..., k] for name, leaf in params["classifier"].items()}
+            one = scalar.scores({"lm": params["lm"], "head": head}, tokens, mask)
+            np.testing.assert_allclose(logits[:, k], one, atol=1e-5)
+    probs = inference.class_probs(model, params, tokens, mask)
+    np.testing.assert_allclose(probs, jax.nn.softmax(model.logits(params, tokens, mask)), atol=1e-6)
+
+
+def test_a_new_classifier_knows_nothing_and_copies_the_trunk(models, tokens, full):
+    lm, lm_params = models["llama"]
+    model = make_classifier(lm.config)
+    params = model.init(jax.random.key(0), lm_params)
+    assert not model.logits(params, tokens, full).any()
+    assert set(params["lm"]) == set(lm_params) - {"lm_head"}
+    jax.jit(lambda p: jax.tree.map(lambda x: x * 2, p), donate_argnums=0)(params)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(lm_params))
+    assert make_classifier(lm.config, classes=2, pooling="last") is model
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])  # gpt2's output layer is its embedding
+def test_a_head_of_words_gives_the_language_models_logits_of_them(models, tokens, full, name):
+    lm, lm_params = models[name]
+    model = make_classifier(lm.config, classes=2)
+    params = model.init(jax.random.key(0), lm_params, tokens=(3, 1))
+    last = lm.logits(lm_params, lm.hidden(lm_params, tokens, full)[:, -1])
+    found = model.logits(params, tokens, full)
+    np.testing.assert_allclose(found, last[:, jnp.array([3, 1])], atol=1e-5)
+    with pytest.raises(ValueError, match="1 tokens for 2 classes"):
+        model.init(jax.random.key(0), lm_params, tokens=(3,))
