@@ -19,8 +19,10 @@ from jaxrlhf.algorithms.base import Algorithm, Batch, State
 from jaxrlhf.algorithms.ppo import Settings, ppo
 from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.algorithms.sft import sft
+from jaxrlhf.algorithms.weak_to_strong import Settings as WeakSettings
+from jaxrlhf.algorithms.weak_to_strong import of_pairs, of_texts, weak_to_strong
 from jaxrlhf.inference import Sampling
-from jaxrlhf.models import LM, heads, make_scalar_model
+from jaxrlhf.models import LM, heads, make_classifier, make_scalar_model
 
 VOCAB, PAD, EOS = 6, 0, 1
 PROMPT_LENGTH, RESPONSE_LENGTH = 2, 5
@@ -65,6 +67,7 @@ LM_TABLE = table_lm(CONFIG)
 # `ppo` asks for the scalar model of its language model's config: this is the answer it will get.
 with mock.patch.object(heads, "make_lm", lambda config: LM_TABLE):
     SCALAR = make_scalar_model(CONFIG)  # pyright: ignore[reportArgumentType]
+    CLASSIFIER = make_classifier(CONFIG)  # pyright: ignore[reportArgumentType]
 
 
 def table(seed: int, *, scale: float = 0.7, size: int = VOCAB) -> dict[str, Any]:
@@ -173,6 +176,33 @@ def reward_run(optimizer: optax.GradientTransformation | None = None, **options:
     return supervised_run(reward(SCALAR, optimizer or sgd(1.0), **options), params, batch)
 
 
+WEAK = (0.9, 0.2, 0.6, 0.45, 0.7, 0.3, 0.8, 0.1)  # P(class 1) of the teacher
+
+
+def weak_run(
+    settings: WeakSettings,
+    optimizer: optax.GradientTransformation | None = None,
+    *,
+    step: int = 5,
+    pairs: bool = False,
+    **options: Any,
+) -> Run:
+    """`weak_to_strong` at update `step` of 20, on eight texts or pairs of them."""
+    (tokens, mask), (rejected, rejected_mask) = texts(seed=0), texts(seed=1)
+    label = jnp.array(WEAK)
+    if pairs:
+        batch = {"chosen_tokens": tokens, "chosen_mask": mask, "label": label}
+        batch |= {"rejected_tokens": rejected, "rejected_mask": rejected_mask}
+        params, predict = {"lm": table(3), "head": head(2)}, of_pairs(SCALAR)
+    else:
+        batch = {"tokens": tokens, "mask": mask, "label": jnp.stack([1 - label, label], axis=1)}
+        kernel = jnp.stack([head(5)["kernel"], head(6)["kernel"]], axis=1)
+        params, predict = {"lm": table(3), "classifier": {"kernel": kernel}}, of_texts(CLASSIFIER)
+    algorithm = weak_to_strong(predict, optimizer or sgd(1.0), settings, total_steps=20, **options)
+    run = supervised_run(algorithm, params, batch)
+    return run._replace(state=run.state._replace(step=jnp.int32(step)), settings=settings)
+
+
 def ppo_run(
     settings: Settings,
     *,
@@ -200,6 +230,8 @@ def ppo_run(
 
 
 RUNS = {
+    "weak-to-strong": functools.partial(weak_run, WeakSettings(), micro_batches=2),
+    "weak-to-strong pairs": functools.partial(weak_run, WeakSettings(loss="product"), pairs=True),
     "sft": functools.partial(sft_run, micro_batches=2),
     "reward": functools.partial(reward_run, center_rewards_coefficient=0.1, lapse=0.1),
     "ppo": functools.partial(

@@ -17,8 +17,18 @@ from jaxrlhf.algorithms.base import Algorithm, Batch, Metrics, State
 from jaxrlhf.algorithms.ppo import Settings, ppo
 from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.algorithms.sft import sft
+from jaxrlhf.algorithms.weak_to_strong import Settings as WeakSettings
+from jaxrlhf.algorithms.weak_to_strong import of_texts, weak_to_strong
 from jaxrlhf.inference import Sampling
-from jaxrlhf.models import Lora, heads, lora, make_lm, make_scalar_model, transformer_config
+from jaxrlhf.models import (
+    Lora,
+    heads,
+    lora,
+    make_classifier,
+    make_lm,
+    make_scalar_model,
+    transformer_config,
+)
 
 PAD, EOS, GOOD, BAD, VOCAB = 0, 1, 2, 3, 8
 
@@ -35,6 +45,7 @@ CONFIG = transformer_config(
 )
 LM = make_lm(CONFIG)
 SCALAR = make_scalar_model(CONFIG)
+CLASSIFIER = make_classifier(CONFIG)
 SAMPLING = Sampling(max_new_tokens=4, stop_ids=(EOS,), pad_id=PAD)
 SETTINGS = Settings()
 LORA = Lora(rank=2, alpha=4.0)
@@ -212,6 +223,46 @@ def lora_ppo_case(optimizer, *, settings: Settings = SETTINGS, reward_fn=good_sh
     return Case(algorithm, params, [batch], progress)
 
 
+def weak_case(
+    optimizer,
+    *,
+    settings: WeakSettings = WeakSettings(),
+    micro_batches: int = 1,
+    probe: bool = False,
+    asks_teacher: bool = False,
+) -> Case:
+    """Half of the texts end in GOOD, which is class 1, and the teacher says so with .8."""
+    rng = np.random.default_rng(0)
+    (good, good_mask), (bad, bad_mask) = texts(rng, GOOD, 4), texts(rng, BAD, 4)
+    tokens, mask = np.concatenate([good, bad]), np.concatenate([good_mask, bad_mask])
+    truth = np.arange(8) < 4
+    positive = np.where(truth, 0.8, 0.2).astype(np.float32)
+    batch = {"tokens": tokens, "mask": mask, "label": np.stack([1 - positive, positive], axis=1)}
+    whole = CLASSIFIER.init(jax.random.key(1))
+    params, frozen = (
+        ({"classifier": whole["classifier"]}, {"lm": whole["lm"]}) if probe else (whole, None)
+    )
+
+    def teacher(rows):
+        is_good = jnp.any((rows["tokens"] == GOOD) & rows["mask"], axis=1)
+        return jnp.stack([jnp.where(is_good, 0.2, 0.8), jnp.where(is_good, 0.8, 0.2)], axis=1)
+
+    def progress(params):
+        probs = inference.class_probs(CLASSIFIER, {**(frozen or {}), **params}, tokens, mask)
+        return float(np.log(np.asarray(probs)[np.arange(8), truth.astype(int)]).mean())
+
+    algorithm = weak_to_strong(
+        of_texts(CLASSIFIER),
+        optimizer,
+        settings,
+        total_steps=20,
+        micro_batches=micro_batches,
+        teacher=teacher if asks_teacher else None,
+        frozen=frozen,
+    )
+    return Case(algorithm, params, [batch], progress)
+
+
 CASES = {
     "sft": sft_case,
     "reward": reward_case,
@@ -233,6 +284,13 @@ CASES = {
         settings=Settings(
             value_model="shared", num_ppo_epochs=1, num_mini_batches=2, target_kl=1e9
         ),
+    ),
+    "weak-to-strong": lambda optimizer: weak_case(optimizer, micro_batches=2),
+    "weak-to-strong-probe": lambda optimizer: weak_case(
+        optimizer,
+        settings=WeakSettings(loss="rolling", recent_predictions=12),
+        probe=True,
+        asks_teacher=True,
     ),
 }
 

@@ -1,9 +1,10 @@
 """Token lists to rows of one shape, as numpy arrays that can be read in any order.
 
-Five kinds: `wrapped` (plain text as one stream, cut to length), `packed` (several examples a row,
-kept apart by `segment_ids`), `padded` (one example a row), `pairs`, `prompts`. Everything is padded
-on the right, except prompts: on the left, so that every answer starts in the same column. Masks say
-what is real; padding may be any id. Order, epochs and batches are `pipeline.py`.
+Six kinds: `wrapped` (plain text as one stream, cut to length), `packed` (several examples a row,
+kept apart by `segment_ids`), `padded` (one example a row), `labelled`, `pairs`, `prompts`.
+Everything is padded on the right, except prompts: on the left, so that every answer starts in the
+same column. Masks say what is real; padding may be any id. Order, epochs and batches are
+`pipeline.py`.
 
 A row longer than `length` is, by `over_long`, left out and counted ("skip"), cut at its beginning
 ("truncate_left"), or an error that names the row ("error").
@@ -96,6 +97,36 @@ def padded(
     """One example a row. Returns as `wrapped`."""
     source = _fit_examples(examples, length, over_long)
     return _language_rows([[example] for example in source], length, pad_id, source.skipped)
+
+
+def labelled(
+    encoded: Loaded[EncodedExample],
+    labels: np.ndarray,
+    *,
+    length: int,
+    pad_id: int,
+    over_long: OverLong = "skip",
+) -> Arrays:
+    """One text a row to be classified, without its end token: a class is read at the last word.
+
+    Args:
+      labels: `[rows of the file, K]` probabilities, by row of the file.
+    Returns:
+      `tokens` `[N, length]` int32, `mask` bool, `label` `[N, K]` f32, and `row` `[N]` int32: the
+      position of the text's row in the file.
+    """
+
+    def fit(example: EncodedExample) -> np.ndarray:
+        tokens = example.tokens[:-1]
+        if len(tokens) > length:
+            _over_long(len(tokens), length, over_long)
+        return tokens[-length:]
+
+    source = _fit(encoded, fit, length, over_long, "texts that fit")
+    tokens, mask = pad(source.items, length=length, pad_id=pad_id)
+    rows = np.array(source.index, np.int32)
+    columns = {"tokens": tokens, "mask": mask, "label": labels[rows], "row": rows}
+    return Arrays(columns, source.skipped)
 
 
 def pairs(

@@ -35,10 +35,10 @@ class ScalarModel(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """K classes as pure functions over `{"lm": ..., "classifier": {"kernel", "bias"}}`.
+    """K classes as pure functions over `{"lm": ..., "classifier": {"kernel": [D, K]}}`.
 
-    The head is `[D, K]` and `[K]`; `logits` `[B, K]` are read where a `ScalarModel` with the same
-    flags reads its score.
+    `logits` `[B, K]` are read where a `ScalarModel` with the same flags reads its score; without
+    a bias, as sequence classifiers of `transformers` are.
     """
 
     config: TransformerConfig
@@ -109,12 +109,8 @@ def affine(params: Params, gain: jax.Array | float, bias: jax.Array | float) -> 
 
 
 def read(head: Params, hidden: jax.Array) -> jax.Array:
-    """Values `[..., T]` float32 of hidden states `[..., T, D]`, for a head on another's trunk.
-
-    With a kernel `[D, K]`: `[..., T, K]`.
-    """
-    values = hidden.astype(jnp.float32) @ head["kernel"]
-    return values + jnp.broadcast_to(head["bias"], values.shape)
+    """Values `[..., T]` float32 of hidden states `[..., T, D]`, for a head on another's trunk."""
+    return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
 
 
 def init_head(width: int, key: jax.Array, *, zero: bool = False) -> Params:
@@ -160,8 +156,7 @@ def _init_classifier(
         if len(tokens) != classes:
             raise ValueError(f"{len(tokens)} tokens for {classes} classes: name one a class")
         kernel = lm.unembed(lm_params)[:, jnp.asarray(tokens)].astype(jnp.float32)
-    head = {"kernel": kernel, "bias": jnp.zeros((classes,))}
-    return {"lm": _body(lm_params), "classifier": head}
+    return {"lm": _body(lm_params), "classifier": {"kernel": kernel}}
 
 
 def _body(lm_params: Params) -> Params:
@@ -202,7 +197,8 @@ def _class_logits(
 ) -> jax.Array:
     """Logits `[B, K]` float32, pooled as `_scores`; an empty row has zeros."""
     hidden = lm.hidden(params["lm"], tokens, mask, final_norm=final_norm)
-    return _pooled(read(params["classifier"], hidden), mask, pooling)
+    logits = hidden.astype(jnp.float32) @ params["classifier"]["kernel"]
+    return _pooled(logits, mask, pooling)
 
 
 def _pooled(values: jax.Array, mask: jax.Array, pooling: Pooling) -> jax.Array:

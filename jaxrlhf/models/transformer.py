@@ -58,7 +58,7 @@ PARAM_AXES: dict[str, tuple[str | None, ...]] = {
     "head/kernel": ("embed",),
     "head/bias": (),
     "classifier/kernel": ("embed", None),
-    "classifier/bias": (None,),
+    "extra/recent": (None,),  # no parameter: predictions that weak-to-strong keeps
 }
 for _name in lora.PROJECTIONS:  # an adapter is split as its kernel is; the rank is short
     _in, _out = PARAM_AXES[f"{_name}/kernel"]
