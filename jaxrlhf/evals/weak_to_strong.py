@@ -3,9 +3,9 @@
     PGR = (student − weak) / (ceiling − weak)
 
 on the accuracies of weak teacher, of the student that saw only its labels, and of the same model
-trained on the truth (Burns et al. 2023, section 3). A ratio with a small denominator is noise, so it
-is given only where the gap is above .05 and above 3 of its standard errors; else a note says why not.
-Intervals resample the test rows, of all three together.
+trained on the truth (Burns et al. 2023, section 3). A ratio with a small denominator is noise, so
+it is given only where the gap is above .05 and above 3 of its standard errors; else a note says why
+not. Intervals resample the test rows, of all three together.
 
 Takes arrays, returns numbers; deliberately no models, no files.
 """

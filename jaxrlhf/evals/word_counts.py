@@ -1,12 +1,13 @@
 """A weak supervisor: logistic regression on how often each word stands in a text.
 
-It knows no order, and so errs where order matters: the errors are systematic, and a student can learn
-to make them too. Labels may be soft. Fitted to its optimum, so two fits are equal; numpy and scipy.
+It knows no order, and so errs where order matters: the errors are systematic, and a student can
+learn to make them too. Labels may be soft. Fitted to its optimum, so two fits are equal; numpy and
+scipy.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize, sparse, special
@@ -59,7 +60,7 @@ def fit_word_counts(
     return WordCounts(vocabulary, found.x.reshape(-1, classes))
 
 
-def _features(texts: Sequence[str], vocabulary: dict[str, int]) -> sparse.csr_matrix:
+def _features(texts: Sequence[str], vocabulary: dict[str, int]) -> Any:
     """`[N, V + 1]` counts, and a column of ones."""
     rows, columns = [], []
     for row, text in enumerate(texts):

@@ -33,6 +33,14 @@ RECIPES: dict[str, Recipe] = {
     "seeds": Recipe(
         "run the rlhf recipe for several seeds; a table with intervals", "jaxrlhf.recipes.seeds"
     ),
+    "classify": Recipe(
+        "train a classifier, or a judge of pairs, on true or a teacher's labels",
+        "jaxrlhf.recipes.classify",
+    ),
+    "w2s": Recipe(
+        "weak-to-strong generalisation: grids of students of weaker teachers; tables and pictures",
+        "jaxrlhf.recipes.w2s",
+    ),
     "inspect": Recipe(
         "what a model's folder holds, whether it would load, and the memory to train it",
         "jaxrlhf.recipes.inspect_model",

@@ -4,8 +4,8 @@ A text lists what was seen from a caravan, one thing after another:
 
     well goat lantern fig tent drum camel rope salt ...
 
-There are two roads, and the road is the text's hidden label. On each road a thing is followed by one
-of three others, by three permutations of all things: so every thing is equally frequent on both
+There are two roads, and the road is the text's hidden label. On each road a thing is followed by
+one of three others, by three permutations of all things: so every thing is equally frequent on both
 roads, and the order alone tells them apart. Yet three times in ten the next thing is a stray one,
 drawn with chances proportional to exp(± tilt · g), g normal, that differ between the roads.
 
@@ -17,6 +17,7 @@ strong student. The probabilities are known, and with them the best that any rea
 This file deliberately has no reader, and draws no label but the road itself.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,7 +109,7 @@ class Caravan:
         Steps from or to an unknown word say nothing.
         """
         numbers = [self._number.get(word, -1) for word in text.split()]
-        steps = zip(numbers[:-1], numbers[1:], strict=True)
+        steps = itertools.pairwise(numbers)
         return float(sum(self._step_odds[a, b] for a, b in steps if a >= 0 and b >= 0))
 
     @cached_property

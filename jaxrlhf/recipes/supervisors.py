@@ -1,0 +1,204 @@
+"""Weak supervisors: who labels the second half and the test rows, each as a folder of label files.
+
+A supervisor is a model of its own (word counts, or a size of the experiment), a column of the
+files, or made of others: their mean, or errors of a given kind at their rate. One that is a model
+and is `of` another learns from that one's labels: a chain, whose last link teaches the student.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pydantic
+from pydantic import Field
+
+from jaxrlhf.config import Config
+from jaxrlhf.data import sources
+from jaxrlhf.data.rows import Rows
+from jaxrlhf.errors import ConfigError, DataError
+from jaxrlhf.evals import weak_to_strong as evals
+from jaxrlhf.evals.word_counts import fit_word_counts
+from jaxrlhf.recipes import stages
+from jaxrlhf.recipes.w2s_task import SECOND, TEST, Task, write
+from jaxrlhf.sandbox.protocol import generator, unit_hash
+
+TRUTH = "truth"  # the name of the supervisor that is never wrong: the ceiling's
+NEEDS = {
+    "words": (),
+    "model": ("size",),
+    "column": ("column",),
+    "mean": ("of",),
+    "flips": ("of",),
+    "rule": ("of",),
+}
+
+
+class SupervisorConfig(Config):
+    """One supervisor."""
+
+    kind: Literal["words", "model", "column", "mean", "flips", "rule"] = Field(
+        default="words",
+        description="words: regression on word counts. model: one of `sizes`. column: ready labels "
+        "in the files. mean: an ensemble. flips: the truth, wrong at random as often as `of` is. "
+        "rule: the truth, wrong as often, but where a rule on words says so",
+    )
+    size: str | None = Field(default=None, description="model: which of `sizes`")
+    of: tuple[str, ...] = Field(
+        default=(), description="supervisors it is made of; of a model: whose labels it learns from"
+    )
+    loss: str = Field(default="naive", description="model: which of `losses` it is trained with")
+    column: str | None = Field(default=None, description="column: its name in the files")
+    draw: int = Field(
+        default=0,
+        ge=0,
+        description="words, model: 0 learns from all of the first half; 1, 2, ... from a bootstrap "
+        "sample of it, for ensembles",
+    )
+    penalty: float = Field(default=1e-4, gt=0, description="words: weight of the squared norm")
+
+    @pydantic.model_validator(mode="after")
+    def _complete(self) -> Self:
+        for field in NEEDS[self.kind]:
+            if not getattr(self, field):
+                raise ValueError(f"{field}: a supervisor of kind {self.kind} needs it")
+        return self
+
+
+class Fit(NamedTuple):
+    """A model supervisor to be trained: what by, and where to."""
+
+    size: str
+    train: Path
+    loss: str
+    folder: Path
+
+
+class Supervisors:
+    """The supervisors of one seed: label files are made when they are first asked for."""
+
+    def __init__(
+        self,
+        configs: dict[str, SupervisorConfig],
+        task: Task,
+        folder: Path,
+        *,
+        seed: int,
+        train_model: Callable[[Fit], Path],
+    ):
+        self.configs, self.task, self.folder, self.seed = configs, task, folder, seed
+        self._train_model = train_model  # returns the folder of its label files
+
+    def labels(self, name: str) -> Path:
+        """The folder with the labels of `name` for the second half and for the test rows."""
+        if name == TRUTH:
+            return self.task.folder
+        config, made = self.configs[name], self.folder / name
+        if config.kind == "model":
+            return self._train_model(
+                Fit(str(config.size), self._lesson(name, config), config.loss, made)
+            )
+        if not (made / "done.json").is_file():
+            self._make(name, config, made)
+        return made
+
+    def root(self, name: str) -> str:
+        """Whose shortfall a student makes up for: the first link of a chain."""
+        config = self.configs.get(name)
+        return self.root(config.of[0]) if config and config.kind == "model" and config.of else name
+
+    def _make(self, name: str, config: SupervisorConfig, made: Path) -> None:
+        made.mkdir(parents=True, exist_ok=True)
+        judge = self._judge(name, config)
+        for file in (SECOND, TEST):
+            source = sources.load_rows(self.task.folder / file)
+            write_labels(made / file, source, judge(file, source))
+        stages.write_json(made / "done.json", config.model_dump())
+
+    def _judge(self, name: str, config: SupervisorConfig) -> Callable[[str, Rows], np.ndarray]:
+        match config.kind:
+            case "words":
+                lesson = sources.load_rows(self._lesson(name, config))
+                model = fit_word_counts(texts(lesson), probs(lesson), penalty=config.penalty)
+                return lambda file, source: model.probs(texts(source))
+            case "column":
+                column = str(config.column)
+                return lambda file, source: probs(source, column)
+            case "mean":
+                return lambda file, source: np.mean(
+                    [self._probs(other, file) for other in config.of], axis=0
+                )
+            case _:
+                return lambda file, source: self._wrong(config, file, source)
+
+    def _lesson(self, name: str, config: SupervisorConfig) -> Path:
+        """The rows that a supervisor learns from."""
+        if config.of:
+            return self.labels(config.of[0]) / SECOND
+        if not self.task.first.is_file():
+            raise ConfigError(f"supervisors.{name}: task.files.first_share = 0 leaves it no rows")
+        if not config.draw:
+            return self.task.first
+        path = self.folder / f"draw-{config.draw}.jsonl"
+        source = sources.load_rows(self.task.first)
+        rng = generator("w2s draw", self.seed, config.draw)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, [source[int(i)] for i in rng.integers(len(source), size=len(source))])
+        return path
+
+    def _wrong(self, config: SupervisorConfig, file: str, source: Rows) -> np.ndarray:
+        """The truth, certain, but wrong on as many rows as the supervisor it is of."""
+        truth = probs(source)
+        right = evals.correct(self._probs(config.of[0], file), truth)
+        count = round(float((1 - right).sum()))
+        if config.kind == "flips":
+            order = generator("w2s flips", self.seed, file).permutation(len(truth))
+        else:
+            order = np.argsort([-_by_rule(text) for text in texts(source)], kind="stable")
+        answer = truth.argmax(axis=1)
+        answer[order[:count]] = (answer[order[:count]] + 1) % truth.shape[1]
+        return np.eye(truth.shape[1])[answer]
+
+    def _probs(self, name: str, file: str) -> np.ndarray:
+        return probs(sources.load_rows(self.labels(name) / file))
+
+
+def texts(source: Rows) -> list[str]:
+    """The texts of rows.
+
+    Raises:
+      DataError: they are pairs, which word counts do not read.
+    """
+    if "text" not in source.columns:
+        raise DataError(f"{source.name}: word counts read texts, not pairs")
+    return [row["text"] for row in source]
+
+
+def probs(source: Rows, column: str = "label") -> np.ndarray:
+    """Labels of rows as probabilities `[N, K]`."""
+    if column not in source.columns:
+        raise DataError(f"{source.name}: no column {column!r}; it has {', '.join(source.columns)}")
+    values = [row.get(column) for row in source]
+    for i, value in enumerate(values):
+        bad = [x for x in (value if isinstance(value, list) else [value]) if not _is_share(x)]
+        if bad:
+            raise DataError(f"{source.where(i)}: column {column!r} must be from 0 to 1: {value}")
+    found = np.asarray(values, np.float64)
+    return np.stack([1 - found, found], axis=1) if found.ndim == 1 else found
+
+
+def write_labels(path: Path, source: Rows, labels: np.ndarray) -> None:
+    """Rows with other labels."""
+    is_pair = "chosen" in source.columns
+    listed: Sequence[Any] = labels[:, 1].tolist() if is_pair else labels.tolist()
+    write(path, [{**row, "label": label} for row, label in zip(source, listed, strict=True)])
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _by_rule(text: str) -> float:
+    """Share of words that a hash puts into one half: a rule that word counts express exactly."""
+    words = text.split()
+    return sum(unit_hash("w2s rule", word) < 0.5 for word in words) / max(1, len(words))

@@ -1,0 +1,358 @@
+"""Tables and pictures of a weak-to-strong experiment: `w2s.md`, `w2s/*.png`, `results.json`.
+
+Every number is read from the files of the cells. PGR stands in a table only where the gap between
+teacher and ceiling is clear (`evals.weak_to_strong`), else the table says why not. Over seeds: the
+mean with Student's t interval; inside a seed: bootstrap over test rows. The column `oracle` is the
+best test accuracy on the way, which nobody could have chosen without the truth.
+"""
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrlhf import plots
+from jaxrlhf.data import sources
+from jaxrlhf.evals import statistics
+from jaxrlhf.evals import weak_to_strong as evals
+from jaxrlhf.evals.statistics import Interval, format_interval
+from jaxrlhf.metrics import read_metrics, series
+from jaxrlhf.plots import Line
+from jaxrlhf.progress import console, table
+from jaxrlhf.recipes import stages
+from jaxrlhf.recipes.supervisors import probs
+from jaxrlhf.recipes.w2s_task import TEST
+
+PAGE, PICTURES = "w2s.md", "w2s"
+AXES = ("supervisor", "student", "tuning", "learning_rate", "start", "loss")
+FIGURES = {
+    "weak": "weak",
+    "accuracy": "student",
+    "ceiling": "ceiling",
+    "stopped": "stopped by weak labels",
+    "oracle": "oracle stop",
+    "agreement": "agreement",
+    "agreement_on_errors": "agreement on weak errors",
+    "accuracy_on_errors": "accuracy on weak errors",
+    "auroc": "AUROC",
+}
+WIDE = (*list(FIGURES.values())[3:6], *list(FIGURES.values())[7:])  # not on a terminal
+
+
+class Outcome(NamedTuple):
+    """What one cell measured, on the test rows."""
+
+    seed: int
+    axes: dict[str, str]
+    weak: float
+    accuracy: float
+    ceiling: float
+    stopped: float | None  # accuracy where the loss on weak validation labels was least
+    oracle: float | None  # the best accuracy at any evaluation
+    agreement: float
+    agreement_on_errors: float | None
+    accuracy_on_errors: float | None
+    auroc: float | None
+    log_loss: float
+    recovery: evals.Recovery
+    seconds: float
+
+
+def run(
+    config: Any, done: Mapping[str, Sequence[Any]], failed: Mapping[str, str]
+) -> dict[str, Any]:
+    """Measure, print, write; the summary has the verdict."""
+    outcomes = {name: [measure(one) for one in some] for name, some in done.items()}
+    folder = Path(config.results or config.output_dir)
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    cells = sum(map(len, outcomes.values()))
+    parts, summary = [heading(config)], dict[str, Any](cells=cells, failed=len(failed))
+    for name, found in outcomes.items():
+        if not found:
+            continue
+        parts.append(f"## {name}\n")
+        if config.rule and config.rule.grid == name:
+            lines, verdict = judged(config.rule, found)
+            console.print(f"{name}: {verdict}")
+            parts += [rule_text(config.rule, verdict), markdown(RULE_COLUMNS, lines)]
+            summary["verdict"] = verdict
+        columns, lines = over_seeds(found)
+        narrow = [i for i, column in enumerate(columns) if column not in WIDE]
+        table(name, [columns[i] for i in narrow], [[line[i] for i in narrow] for line in lines])
+        parts.append(markdown(columns, lines))
+        for title, figure in pictures(name, found, done[name]).items():
+            (folder / PICTURES / f"{title}.png").write_bytes(plots.png(figure))
+            parts.append(f"![{title}]({PICTURES}/{title}.png)\n")
+    if failed:
+        parts.append("## Failed\n\n" + "\n".join(f"- {k}: {why}" for k, why in failed.items()))
+        for which, why in failed.items():
+            console.print(f"failed: {which}: {why}", markup=False)
+    (folder / PAGE).write_text("\n".join(parts) + "\n")
+    records = {name: [as_record(one) for one in found] for name, found in outcomes.items()}
+    records |= {"failed": dict(failed), "config": config.model_dump(mode="json")}
+    stages.write_json(Path(config.output_dir) / "results.json", records)
+    console.print(f"results: {(folder / PAGE).absolute()}")
+    return summary
+
+
+def measure(done: Any) -> Outcome:
+    """The figures of a cell, from its files."""
+    truth = labels(done.task)
+    weak, student = labels(done.root), labels(done.student / "predicted")
+    ceiling = labels(done.ceiling / "predicted")
+    beside = evals.compare(student, weak, truth)
+    right = [evals.correct(x, truth) for x in (weak, student, ceiling)]
+    stopped, oracle = stops(done.student)
+    cell = done.cell
+    return Outcome(
+        seed=cell.seed,
+        axes={name: _short(getattr(cell, name)) for name in AXES},
+        weak=float(right[0].mean()),
+        accuracy=float(right[1].mean()),
+        ceiling=float(right[2].mean()),
+        stopped=stopped,
+        oracle=oracle,
+        agreement=beside.agreement,
+        agreement_on_errors=beside.agreement_on_errors,
+        accuracy_on_errors=beside.accuracy_on_errors,
+        auroc=beside.auroc,
+        log_loss=beside.log_loss,
+        recovery=evals.recovered(*right),
+        seconds=stages.read_json(done.student / "done.json")["seconds"],
+    )
+
+
+def labels(folder: Path) -> np.ndarray:
+    """Probabilities `[N, K]` of the test rows in a folder of label files."""
+    return probs(sources.load_rows(folder / TEST))
+
+
+def stops(folder: Path) -> tuple[float | None, float | None]:
+    """Test accuracy where the weak validation loss was least, and the best there was."""
+    found = read_metrics(folder)
+    steps, accuracy = series(found, "eval/test_accuracy")
+    known, loss = series(found, "eval/validation_loss")
+    if not accuracy:
+        return None, None
+    at = dict(zip(steps, accuracy, strict=True))
+    stopped = at[known[int(np.argmin(loss))]] if loss else None
+    return stopped, max(accuracy)
+
+
+# ------------------------------------------------------------------ tables
+
+
+RULE_COLUMNS = (
+    *("seed", "weak", "ceiling", "PGR, baseline [95 %]", "PGR, loss [95 %]", "gain"),
+    *("agreement on weak errors, baseline", "with loss", ""),
+)
+
+
+def judged(rule: Any, found: Sequence[Outcome]) -> tuple[list[list[str]], str]:
+    """One line a seed, and the verdict: the baseline's PGR in (0, 1), a gain, less agreement."""
+    lines, passes = [], 0
+    for seed in sorted({one.seed for one in found}):
+        own = [one for one in found if one.seed == seed]
+        base = next((o for o in own if o.axes["loss"] == rule.baseline), None)
+        best = next((o for o in own if o.axes["loss"] == rule.loss), None)
+        if base is None or best is None:
+            lines.append([str(seed), *[""] * (len(RULE_COLUMNS) - 2), "FAIL: a cell is missing"])
+            continue
+        a, b = base.recovery.value, best.recovery.value
+        errors = base.agreement_on_errors, best.agreement_on_errors
+        passed = (
+            a is not None
+            and b is not None
+            and 0 < a < 1
+            and b - a >= rule.min_gain
+            and None not in errors
+            and errors[1] < errors[0]  # type: ignore[operator]
+        )
+        passes += passed
+        gain = "" if a is None or b is None else f"{b - a:.2f}"
+        lines.append(
+            [
+                *(str(seed), f"{base.weak:.3f}", f"{base.ceiling:.3f}"),
+                *(shown(base.recovery), shown(best.recovery), gain),
+                *("" if x is None else f"{x:.2f}" for x in errors),
+                "PASS" if passed else "FAIL",
+            ]
+        )
+    return lines, "PASS" if passes >= rule.min_passes else "FAIL"
+
+
+def over_seeds(found: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
+    """One line a combination of axes, means over seeds; axes that never vary are left out."""
+    axes = [name for name in AXES if len({one.axes[name] for one in found}) > 1] or ["loss"]
+    groups: dict[tuple[str, ...], list[Outcome]] = {}
+    for one in found:
+        groups.setdefault(tuple(one.axes[name] for name in axes), []).append(one)
+    lines = []
+    for key, some in groups.items():
+        lines.append([*key, str(len(some)), mean_pgr(some), *(mean(some, x) for x in FIGURES)])
+    return [*axes, "seeds", "PGR [95 %]", *FIGURES.values()], lines
+
+
+def mean_pgr(some: Sequence[Outcome]) -> str:
+    """The mean PGR of the seeds that have one, and why the others have none."""
+    values = [one.recovery.value for one in some if one.recovery.value is not None]
+    notes = [one.recovery.note for one in some if one.recovery.note]
+    why = [f"{note} ({notes.count(note)} of {len(some)})" for note in dict.fromkeys(notes)]
+    if len(some) == 1:
+        return shown(some[0].recovery)
+    parts = [format_interval(statistics.t_interval(values))] if values else []
+    return "; ".join(parts + why)
+
+
+def mean(some: Sequence[Outcome], name: str) -> str:
+    values = [x for one in some if (x := getattr(one, name)) is not None]
+    return f"{np.mean(values):.3f}" if values else ""
+
+
+def shown(recovery: evals.Recovery) -> str:
+    """PGR with its interval, or why there is none."""
+    if recovery.interval is None:
+        return recovery.note
+    finite = Interval(*(float(np.clip(x, -99, 99)) for x in recovery.interval))
+    return format_interval(finite)
+
+
+def markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    rule = [":---" if i == 0 else "---:" for i in range(len(columns))]
+    rows = [columns, rule, *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def heading(config: Any) -> str:
+    return (
+        f"# Weak to strong\n\n`{shlex.join(['jaxrlhf', *sys.argv[1:]])}`, "
+        f"{date.today().isoformat()}, {platform.machine()}, {stages.device_line()}.\n\n"
+        "PGR = (student - weak) / (ceiling - weak) on test accuracy, given where the gap is above "
+        ".05 and 3 standard errors. Intervals: bootstrap over test rows for one seed, Student's t "
+        f"over seeds. Ceilings learn the truth of the {config.ceiling_half} half. `oracle stop` is "
+        "the best test accuracy at any evaluation, which takes the truth to choose.\n"
+    )
+
+
+def rule_text(rule: Any, verdict: str) -> str:
+    return (
+        f"Rule, written down before the run: the baseline ({rule.baseline}) recovers between 0 and "
+        f"1 of the gap, {rule.loss} at least {rule.min_gain} more, and agrees less with its "
+        f"teacher where that errs; in {rule.min_passes} seeds. **{verdict}.**\n"
+    )
+
+
+def as_record(one: Outcome) -> dict[str, Any]:
+    """JSON of an outcome; infinite bounds as text."""
+    interval = one.recovery.interval
+    bounds = None if interval is None else [x if np.isfinite(x) else str(x) for x in interval]
+    recovery = {**one.recovery._asdict(), "interval": bounds}
+    record = {**one._asdict(), **one.axes, "recovery": recovery}
+    return {name: x for name, x in record.items() if name != "axes"}
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def pictures(name: str, found: Sequence[Outcome], done: Sequence[Any]) -> dict[str, Any]:
+    """The figures of a grid, by file name."""
+    made = {}
+    students = list(dict.fromkeys(one.axes["student"] for one in found))
+    if len(students) > 1:
+        made[f"{name}_accuracy_by_student"] = by_student(found, students, "accuracy")
+        made[f"{name}_pgr_by_student"] = by_student(found, students, "PGR")
+    else:
+        first = min(one.cell.seed for one in done)
+        variants = {(d.cell.supervisor, d.cell.tuning, d.cell.learning_rate) for d in done}
+        if len(variants) == 1:
+            made[f"{name}_curves"] = curves([d for d in done if d.cell.seed == first], found)
+    if any(one.recovery.value is not None for one in found):
+        made[f"{name}_errors"] = errors(found)
+    return made
+
+
+def curves(done: Sequence[Any], found: Sequence[Outcome]) -> Any:
+    """Accuracy against steps for every loss of one seed, with the three ways to stop."""
+    drawn, last = [], 0
+    for one in done:
+        log = read_metrics(one.student)
+        steps, accuracy = series(log, "eval/test_accuracy")
+        known, loss = series(log, "eval/validation_loss")
+        if not steps:
+            continue
+        last = max(last, *steps)
+        drawn.append(Line(steps, accuracy, one.cell.loss))
+        best = int(np.argmax(accuracy))
+        marks = {"oracle": (steps[best], accuracy[best])}
+        if loss:
+            at = known[int(np.argmin(loss))]
+            marks["weak"] = (at, dict(zip(steps, accuracy, strict=True))[at])
+        drawn.append(
+            Line([x for x, _ in marks.values()], [y for _, y in marks.values()], "", style="points")
+        )
+    seed = done[0].cell.seed
+    level = next(one for one in found if one.seed == seed)
+    for label, y in (("weak teacher", level.weak), ("ceiling", level.ceiling)):
+        drawn.append(Line([0, last], [y, y], label, style="dashed"))
+    return plots.lines(
+        drawn,
+        xlabel="update",
+        ylabel="test accuracy",
+        title=f"Seed {seed}; dots: stopped by weak labels, oracle",
+    )
+
+
+def by_student(found: Sequence[Outcome], students: Sequence[str], what: str) -> Any:
+    """Accuracy or PGR against the student's size, a line a supervisor and loss."""
+    drawn = []
+    keys = dict.fromkeys((one.axes["supervisor"], one.axes["loss"]) for one in found)
+    for supervisor, loss in keys:
+        x, y = [], []
+        for i, student in enumerate(students):
+            some = [
+                one
+                for one in found
+                if (one.axes["supervisor"], one.axes["loss"]) == (supervisor, loss)
+                and one.axes["student"] == student
+            ]
+            values = [
+                one.recovery.value if what == "PGR" else one.accuracy
+                for one in some
+                if what != "PGR" or one.recovery.value is not None
+            ]
+            if values:
+                x.append(i)
+                y.append(float(np.mean(values)))  # type: ignore[arg-type]
+        drawn.append(Line(x, y, f"{supervisor}, {loss}"))
+    names = ", ".join(f"{i}: {student}" for i, student in enumerate(students))
+    return plots.lines(drawn, xlabel=names, ylabel=what, title=f"{what} by student")
+
+
+def errors(found: Sequence[Outcome]) -> Any:
+    """PGR against agreement where the teacher errs, a colour a loss."""
+    drawn = []
+    for loss in dict.fromkeys(one.axes["loss"] for one in found):
+        points = [
+            (one.agreement_on_errors, one.recovery.value)
+            for one in found
+            if one.axes["loss"] == loss
+            and one.recovery.value is not None
+            and one.agreement_on_errors is not None
+        ]
+        drawn.append(Line([x for x, _ in points], [y for _, y in points], loss, style="points"))
+    return plots.lines(
+        drawn,
+        xlabel="agreement with the teacher where it errs",
+        ylabel="PGR",
+        title="Errors imitated",
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
