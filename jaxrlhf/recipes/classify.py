@@ -2,7 +2,9 @@
 
 It starts from a language model, whole or with the body frozen (a linear probe). The labels may be
 those of a weaker model, and the loss one that trusts the student more than them (`loss.loss`). What
-it thinks of further files goes to `predicted/`, as files that the next student can learn from.
+it thinks of further files goes to `predicted/`, as files that the next student can learn from. A
+judge of pairs is a reward model and is saved as one; a classifier's parameters are in its last
+checkpoint.
 """
 
 from collections.abc import Sequence
@@ -118,7 +120,9 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
     base = blocks.required("model_path", config.model_path)
-    lm, lm_params, tokenizer, _ = saved.load_lm(base, mesh, dtype=config.dtype, remat=config.remat)
+    lm, lm_params, tokenizer, family = saved.load_lm(
+        base, mesh, dtype=config.dtype, remat=config.remat
+    )
     rows.check_length(lm, config.max_length)
     train, kept = split(config, read(config, tokenizer, config.data.train, field="data.train"))
     rows.check_tokens(lm, tokenizer, train)
@@ -166,6 +170,9 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
     for name, (source, some) in wanted.items():
         write(stage.folder / "predicted" / name, source, probs(state.params, some))
     done = {"steps": steps, "rows": len(train), **stage.last_metrics()}
+    if isinstance(student.model, ScalarModel):
+        united = {**(frozen or {}), **state.params}
+        saved.save_scalar(stage.model_dir, student.model, united, tokenizer, family=family)
     return stage.finish(done)
 
 
@@ -199,7 +206,8 @@ def word_token(tokenizer: Any, word: str) -> int:
     """The token of a word that is one token."""
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise ConfigError(f"class_words: {word!r} is {len(ids)} tokens here; take one that is 1")
+        what = f"{len(ids)} tokens" if len(ids) != 1 else "unknown"
+        raise ConfigError(f"class_words: {word!r} is {what} to this tokenizer; take a word of one")
     return ids[0]
 
 

@@ -12,12 +12,14 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import pydantic
 from pydantic import Field
+from scipy import special
 
 from jaxrlhf.config import Config
 from jaxrlhf.data import sources
 from jaxrlhf.data.rows import Rows
 from jaxrlhf.errors import ConfigError, DataError
 from jaxrlhf.evals import weak_to_strong as evals
+from jaxrlhf.evals.tfidf import fit_bag_of_words
 from jaxrlhf.evals.word_counts import fit_word_counts
 from jaxrlhf.recipes import stages
 from jaxrlhf.recipes.w2s_task import SECOND, TEST, Task, write
@@ -39,9 +41,9 @@ class SupervisorConfig(Config):
 
     kind: Literal["words", "model", "column", "mean", "flips", "rule"] = Field(
         default="words",
-        description="words: regression on word counts. model: one of `sizes`. column: ready labels "
-        "in the files. mean: an ensemble. flips: the truth, wrong at random as often as `of` is. "
-        "rule: the truth, wrong as often, but where a rule on words says so",
+        description="words: regression on word counts (on pairs: on TF-IDF). model: one of "
+        "`sizes`. column: ready labels in the files. mean: an ensemble. flips: the truth, wrong at "
+        "random as often as `of` is. rule: wrong as often, but where a rule on words says so",
     )
     size: str | None = Field(default=None, description="model: which of `sizes`")
     of: tuple[str, ...] = Field(
@@ -118,9 +120,7 @@ class Supervisors:
     def _judge(self, name: str, config: SupervisorConfig) -> Callable[[str, Rows], np.ndarray]:
         match config.kind:
             case "words":
-                lesson = sources.load_rows(self._lesson(name, config))
-                model = fit_word_counts(texts(lesson), probs(lesson), penalty=config.penalty)
-                return lambda file, source: model.probs(texts(source))
+                return _word_judge(sources.load_rows(self._lesson(name, config)), config.penalty)
             case "column":
                 column = str(config.column)
                 return lambda file, source: probs(source, column)
@@ -164,14 +164,13 @@ class Supervisors:
 
 
 def texts(source: Rows) -> list[str]:
-    """The texts of rows.
+    """The texts of rows; of pairs, their first answers."""
+    name = "chosen" if is_pairs(source) else "text"
+    return [_plain(row[name]) for row in source]
 
-    Raises:
-      DataError: they are pairs, which word counts do not read.
-    """
-    if "text" not in source.columns:
-        raise DataError(f"{source.name}: word counts read texts, not pairs")
-    return [row["text"] for row in source]
+
+def is_pairs(source: Rows) -> bool:
+    return "chosen" in source.columns
 
 
 def probs(source: Rows, column: str = "label") -> np.ndarray:
@@ -189,9 +188,30 @@ def probs(source: Rows, column: str = "label") -> np.ndarray:
 
 def write_labels(path: Path, source: Rows, labels: np.ndarray) -> None:
     """Rows with other labels."""
-    is_pair = "chosen" in source.columns
-    listed: Sequence[Any] = labels[:, 1].tolist() if is_pair else labels.tolist()
+    listed: Sequence[Any] = labels[:, 1].tolist() if is_pairs(source) else labels.tolist()
     write(path, [{**row, "label": label} for row, label in zip(source, listed, strict=True)])
+
+
+def _word_judge(lesson: Rows, penalty: float) -> Callable[[str, Rows], np.ndarray]:
+    """Regression on the words of texts; of pairs, on the difference of their answers' TF-IDF."""
+    if not is_pairs(lesson):
+        model = fit_word_counts(texts(lesson), probs(lesson), penalty=penalty)
+        return lambda file, source: model.probs(texts(source))
+    sides = [(_plain(row["chosen"]), _plain(row["rejected"])) for row in lesson]
+    first_wins = probs(lesson).argmax(axis=1)
+    ordered = [pair if first else pair[::-1] for pair, first in zip(sides, first_wins, strict=True)]
+    bag = fit_bag_of_words([good for good, _ in ordered], [bad for _, bad in ordered])
+
+    def judge(file: str, source: Rows) -> np.ndarray:
+        others = [_plain(row["rejected"]) for row in source]
+        better = special.expit(bag.scores(texts(source)) - bag.scores(others))
+        return np.stack([1 - better, better], axis=1)
+
+    return judge
+
+
+def _plain(content: Any) -> str:
+    return content if isinstance(content, str) else "\n".join(m["content"] for m in content)
 
 
 def _is_share(value: Any) -> bool:

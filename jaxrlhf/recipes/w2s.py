@@ -24,7 +24,7 @@ from jaxrlhf.recipes import blocks, classify, sft, stages, w2s_report
 from jaxrlhf.recipes.classify import ClassifyConfig, LossConfig
 from jaxrlhf.recipes.sft import SFTConfig
 from jaxrlhf.recipes.supervisors import TRUTH, Fit, SupervisorConfig, Supervisors
-from jaxrlhf.recipes.w2s_task import SECOND, TEST, Task, TaskConfig
+from jaxrlhf.recipes.w2s_task import SECOND, Task, W2STaskConfig
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class W2SConfig(Config):
     results: str | None = Field(
         default=None, description="folder for tables (w2s.md) and pictures (w2s/); null: output_dir"
     )
-    task: TaskConfig = Field(default=TaskConfig(), description="labelled rows and plain text")
+    task: W2STaskConfig = Field(default=W2STaskConfig(), description="labelled rows and plain text")
     sizes: dict[str, SizeConfig] = Field(
         default={"student": SizeConfig()}, description="name -> language model, weak or strong"
     )
@@ -306,6 +306,3 @@ class Experiment:
             }
         )
         classify.run(settings)
-
-
-__all__ = ["CONFIG", "SECOND", "TEST", "Cell", "Done", "Experiment", "W2SConfig", "cells", "run"]

@@ -48,7 +48,7 @@ class Task(NamedTuple):
         return self.folder / TEST
 
 
-class SandboxTask(Config):
+class CaravanTask(Config):
     """The caravan world: texts of two roads, which the order of words tells apart."""
 
     world: WorldConfig = Field(default=WorldConfig(name="caravan"), description="which world")
@@ -133,13 +133,13 @@ class FilesTask(Config):
             yield {"prompt": pair.prompt, "chosen": sides[0], "rejected": sides[1], "label": label}
 
 
-class TaskConfig(Config):
+class W2STaskConfig(Config):
     """Which task, and its settings."""
 
     kind: Literal["sandbox", "files"] = Field(
         default="sandbox", description="a world made by a program, or files"
     )
-    sandbox: SandboxTask = Field(default=SandboxTask(), description="used with kind: sandbox")
+    sandbox: CaravanTask = Field(default=CaravanTask(), description="used with kind: sandbox")
     files: FilesTask = Field(default=FilesTask(), description="used with kind: files")
 
     def prepare(self, folder: Path, *, seed: int) -> Task:

@@ -1,0 +1,74 @@
+"""Weak-to-strong experiments whose stages train nothing: they note what they are given.
+
+A stand-in for a classifier knows the truth on a share of rows that its labels and loss decide, and
+copies its teacher's errors on some of the others, so that tables have something to show.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from jaxrlhf.data import sources
+from jaxrlhf.errors import UserError
+from jaxrlhf.metrics import MetricsWriter
+from jaxrlhf.recipes import classify, sft, stages
+from jaxrlhf.recipes.supervisors import probs, write_labels
+from jaxrlhf.sandbox.protocol import generator
+
+SMALL = (
+    "task.sandbox.documents=4",
+    "task.sandbox.first=400",
+    "task.sandbox.second=20",
+    "task.sandbox.test=400",
+)
+RIGHT = {"cross_entropy": 0.8, "mended": 0.9}  # share of rows; on the truth, .97
+
+
+@contextlib.contextmanager
+def stand_ins(*, broken: str = "nothing") -> Iterator[list[Any]]:
+    """The configs of all stages, in the order they were run; `broken` in a folder's name fails."""
+    given: list[Any] = []
+
+    def pretrain(config: sft.SFTConfig) -> dict[str, Any]:
+        given.append(config)
+        return {}
+
+    def train(config: classify.ClassifyConfig) -> dict[str, Any]:
+        folder = Path(config.output_dir)
+        if (folder / "done.json").is_file():
+            return {}
+        given.append(config)
+        if broken in folder.name:
+            raise UserError(f"{folder.name} is broken")
+        for file in config.predict:
+            source = sources.load_rows(file)
+            truth = probs(source)
+            share = 0.97 if "truth" in folder.name else RIGHT.get(config.loss.loss, 0.7)
+            rng = generator("stand-in", config.seed, folder.name, Path(file).name)
+            answer = truth.argmax(axis=1)
+            wrong = rng.random(len(answer)) > share
+            answer[wrong] = 1 - answer[wrong]
+            sure = 0.5 + 0.5 * rng.random(len(answer))
+            said = np.where(answer == 1, sure, 1 - sure)
+            (folder / "predicted").mkdir(parents=True, exist_ok=True)
+            write_labels(
+                folder / "predicted" / Path(file).name, source, np.stack([1 - said, said], axis=1)
+            )
+        log = MetricsWriter(folder, resume_step=0, tensorboard=False)
+        for step, accuracy, loss in ((10, 0.6, 0.5), (20, 0.95, 0.4), (30, 0.7, 0.3)):
+            log.write(step, {"eval/test_accuracy": accuracy, "eval/validation_loss": loss})
+        log.close()
+        stages.write_json(folder / "done.json", {"seconds": 1.0})
+        return {}
+
+    with mock.patch.object(sft, "run", pretrain), mock.patch.object(classify, "run", train):
+        yield given
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
