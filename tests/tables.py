@@ -21,8 +21,8 @@ from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.algorithms.sft import sft
 from jaxrlhf.algorithms.weak_to_strong import Settings as WeakSettings
 from jaxrlhf.algorithms.weak_to_strong import of_pairs, of_texts, weak_to_strong
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM, heads, make_classifier, make_scalar_model
+from jaxrlhf.sampling import Sampling
 
 VOCAB, PAD, EOS = 6, 0, 1
 PROMPT_LENGTH, RESPONSE_LENGTH = 2, 5

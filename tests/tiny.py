@@ -19,7 +19,6 @@ from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.algorithms.sft import sft
 from jaxrlhf.algorithms.weak_to_strong import Settings as WeakSettings
 from jaxrlhf.algorithms.weak_to_strong import of_texts, weak_to_strong
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import (
     Lora,
     heads,
@@ -29,6 +28,7 @@ from jaxrlhf.models import (
     make_scalar_model,
     transformer_config,
 )
+from jaxrlhf.sampling import Sampling
 
 PAD, EOS, GOOD, BAD, VOCAB = 0, 1, 2, 3, 8
 
