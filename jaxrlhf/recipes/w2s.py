@@ -9,6 +9,7 @@ not lose the others. Tables and pictures are `w2s_report.py`.
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -178,6 +179,7 @@ def run(config: W2SConfig) -> dict[str, Any]:
     save_resolved(lasting, root)
     seeds = {seed for grid in config.grids.values() for seed in grid.seeds}
     experiments = {seed: Experiment(config, seed) for seed in sorted(seeds)}
+    clock = Clock(root / "time.json")
     done: dict[str, list[Done]] = {name: [] for name in config.grids}
     failed: dict[str, str] = {}
     for name, grid in config.grids.items():
@@ -190,7 +192,32 @@ def run(config: W2SConfig) -> dict[str, Any]:
             except Exception as error:  # a bug in one cell must not lose the night's others
                 log.exception("cell %s of seed %d failed", cell.folder, cell.seed)
                 failed[f"seed {cell.seed}: {cell.folder}"] = f"{type(error).__name__}: {error}"
-    return w2s_report.run(config, done, failed)
+            clock.note()
+    return w2s_report.run(config, done, failed, spent=clock.spent)
+
+
+class Clock:
+    """Seconds that all calls of an experiment took together, kept in a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._before = stages.read_json(path) if path.is_file() else {}
+        self._start = self._now()
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Of the wall clock, and of all processors together."""
+        return {
+            name: self._before.get(name, 0.0) + now - self._start[name]
+            for name, now in self._now().items()
+        }
+
+    def note(self) -> None:
+        """Write it down: what is killed loses no more than the cell it is at."""
+        stages.write_json(self.path, self.spent)
+
+    def _now(self) -> dict[str, float]:
+        return {"seconds": time.monotonic(), "processor_seconds": time.process_time()}
 
 
 def cells(config: W2SConfig, grid: GridConfig) -> Iterator[Cell]:

@@ -64,14 +64,18 @@ class Outcome(NamedTuple):
 
 
 def run(
-    config: Any, done: Mapping[str, Sequence[Any]], failed: Mapping[str, str]
+    config: Any,
+    done: Mapping[str, Sequence[Any]],
+    failed: Mapping[str, str],
+    *,
+    spent: Mapping[str, float],
 ) -> dict[str, Any]:
     """Measure, print, write; the summary has the verdict."""
     outcomes = {name: [measure(one) for one in some] for name, some in done.items()}
     folder = Path(config.results or config.output_dir)
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     cells = sum(map(len, outcomes.values()))
-    parts, summary = [heading(config)], dict[str, Any](cells=cells, failed=len(failed))
+    parts, summary = [heading(config, spent)], dict[str, Any](cells=cells, failed=len(failed))
     for name, found in outcomes.items():
         if not found:
             continue
@@ -229,10 +233,12 @@ def markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def heading(config: Any) -> str:
+def heading(config: Any, spent: Mapping[str, float]) -> str:
     return (
         f"# Weak to strong\n\n`{shlex.join(['jaxrlhf', *sys.argv[1:]])}`, "
-        f"{date.today().isoformat()}, {platform.machine()}, {stages.device_line()}.\n\n"
+        f"{date.today().isoformat()}, {platform.machine()}, {stages.device_line()}; "
+        f"{spent['seconds'] / 60:.0f} minutes, {spent['processor_seconds'] / 60:.0f} minutes of "
+        "processor time.\n\n"
         "PGR = (student - weak) / (ceiling - weak) on test accuracy, given where the gap is above "
         ".05 and 3 standard errors. Intervals: bootstrap over test rows for one seed, Student's t "
         f"over seeds. Ceilings learn the truth of the {config.ceiling_half} half. `oracle stop` is "

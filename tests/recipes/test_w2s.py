@@ -234,7 +234,7 @@ def test_a_mean_is_the_mean_of_probabilities(supervisors):
 
 
 def test_errors_that_cannot_and_errors_that_can_be_imitated(supervisors):
-    """As many as the supervisor's own; random ones anywhere, those of a rule the same everywhere."""
+    """As many as the supervisor's own: random ones anywhere, those of a rule always the same."""
     who = supervisors(
         theirs=THEIRS,
         random={"kind": "flips", "of": ("theirs",)},
