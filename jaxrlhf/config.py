@@ -265,16 +265,18 @@ def _unknown(cls: type[Config], keys: config_file.Keys) -> str:
 
 
 def _config_at(cls: type[Config], keys: config_file.Keys) -> type[Config] | None:
+    of_item = False  # the number or name of an item: its field named the class already
     for key in keys:
-        if key.isdecimal():
-            continue  # an item of a list: its field named the class already
+        if of_item:
+            of_item = False
+            continue
         field = cls.model_fields.get(key)
-        inner = (
-            (config_in(field.annotation) or config_in_items(field.annotation)) if field else None
-        )
-        if inner is None:
+        if field is None:
             return None
-        cls = inner
+        one, many = config_in(field.annotation), config_in_items(field.annotation)
+        if one is None and many is None:
+            return None
+        cls, of_item = one or many, one is None  # type: ignore[assignment]
     return cls
 
 
@@ -312,10 +314,12 @@ def config_in(annotation: Any) -> type[Config] | None:
 
 
 def config_in_items(annotation: Any) -> type[Config] | None:
-    """The config class of the items of a list or tuple field."""
+    """The config class of the items of a list or tuple field, or of the values of a mapping."""
     for member in _members(annotation):
         if get_origin(member) in (list, tuple) and get_args(member):
             return config_in(get_args(member)[0])
+        if get_origin(member) is dict:
+            return config_in(get_args(member)[1])
     return None
 
 

@@ -26,7 +26,7 @@ class FieldDoc(NamedTuple):
 
 
 def describe(cls: type[Config]) -> list[FieldDoc]:
-    """Every field, nested ones by their path (`ppo.lam`; `N` for the items of a list).
+    """Every field, nested ones by their path (`ppo.lam`; `N` for the items of a list or mapping).
 
     Raises:
         TypeError: naming the fields that have no `Field(description=...)`.

@@ -5,7 +5,7 @@ files, or made of others: their mean, or errors of a given kind at their rate. O
 and is `of` another learns from that one's labels: a chain, whose last link teaches the student.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -17,7 +17,7 @@ from scipy import special
 from jaxrlhf.config import Config
 from jaxrlhf.data import sources
 from jaxrlhf.data.rows import Rows
-from jaxrlhf.errors import ConfigError, DataError
+from jaxrlhf.errors import ConfigError, DataError, one_of
 from jaxrlhf.evals import weak_to_strong as evals
 from jaxrlhf.evals.tfidf import fit_bag_of_words
 from jaxrlhf.evals.word_counts import fit_word_counts
@@ -65,6 +65,22 @@ class SupervisorConfig(Config):
             if not getattr(self, field):
                 raise ValueError(f"{field}: a supervisor of kind {self.kind} needs it")
         return self
+
+
+def check_sources(configs: Mapping[str, SupervisorConfig]) -> None:
+    """Refuse supervisors made of ones that do not exist, or in the end of themselves."""
+    if TRUTH in configs:
+        raise ValueError(f"supervisors.{TRUTH}: the name of what is never wrong; take another")
+
+    def follow(name: str, path: tuple[str, ...]) -> None:
+        one_of("supervisors: of", name, configs)
+        if name in path:
+            raise ValueError(f"supervisors: {' of '.join((*path, name))}: a circle")
+        for source in configs[name].of:
+            follow(source, (*path, name))
+
+    for name in configs:
+        follow(name, ())
 
 
 class Fit(NamedTuple):

@@ -9,11 +9,12 @@ not lose the others. Tables and pictures are `w2s_report.py`.
 """
 
 import logging
+import operator
 import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
 from pydantic import Field
@@ -24,13 +25,35 @@ from jaxrlhf.progress import console
 from jaxrlhf.recipes import blocks, classify, sft, stages, w2s_report
 from jaxrlhf.recipes.classify import ClassifyConfig, LossConfig
 from jaxrlhf.recipes.sft import SFTConfig
-from jaxrlhf.recipes.supervisors import TRUTH, Fit, SupervisorConfig, Supervisors
+from jaxrlhf.recipes.supervisors import TRUTH, Fit, SupervisorConfig, Supervisors, check_sources
 from jaxrlhf.recipes.w2s_task import SECOND, Task, W2STaskConfig
 
 log = logging.getLogger(__name__)
 
 Start = Literal["pretrained", "adapted"]
+Name = Annotated[str, Field(pattern=r"^\w[\w .+-]*$")]  # they become names of folders
 NAIVE = "naive"
+
+# What the experiment says for all of its stages; where their own blocks would say it, in vain.
+EVERYWHERE = {"output_dir": "output_dir", "seed": "grids.*.seeds"}
+LANGUAGE_MODEL = {**EVERYWHERE, "model": "sizes.*.model", "model_path": "sizes.*.path"}
+OWN = {
+    "pretrain": LANGUAGE_MODEL,
+    "adapt": LANGUAGE_MODEL,
+    "finetune": {
+        **EVERYWHERE,
+        "model_path": "sizes.*.path",
+        "reads": "task.files.reads",
+        "classes": "task.files.classes",
+        "data.train": "task.files.train",
+        "data.test": "task.files.test",
+        "data.columns": "task.files.columns",
+        "test_columns": "task.files.columns",
+        "loss": "losses",
+        "tuning": "grids.*.tuning",
+        "predict": "grids",
+    },
+}
 
 
 class SizeConfig(Config):
@@ -51,17 +74,24 @@ class GridConfig(Config):
     """Every combination of these is a cell."""
 
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="which seeds")
-    supervisors: tuple[str, ...] = Field(default=("words",), description="names of supervisors")
-    students: tuple[str, ...] = Field(default=("student",), description="names of sizes")
-    losses: tuple[str, ...] = Field(default=(NAIVE, "mended"), description="names of losses")
+    supervisors: tuple[str, ...] = Field(
+        default=("words",), min_length=1, description="names of supervisors"
+    )
+    students: tuple[str, ...] = Field(
+        default=("student",), min_length=1, description="names of sizes"
+    )
+    losses: tuple[str, ...] = Field(
+        default=(NAIVE, "mended"), min_length=1, description="names of losses"
+    )
     tuning: tuple[Literal["full", "probe"], ...] = Field(
-        default=("full",), description="all parameters, or a linear probe"
+        default=("full",), min_length=1, description="all parameters, or a linear probe"
     )
     learning_rates: tuple[float, ...] = Field(
         default=(), description="peak rates; none: as finetune says"
     )
     start: tuple[Start, ...] = Field(
         default=("pretrained",),
+        min_length=1,
         description="fine-tune the pre-trained model, or that after `adapt` on the task's texts",
     )
 
@@ -84,13 +114,13 @@ class W2SConfig(Config):
         default=None, description="folder for tables (w2s.md) and pictures (w2s/); null: output_dir"
     )
     task: W2STaskConfig = Field(default=W2STaskConfig(), description="labelled rows and plain text")
-    sizes: dict[str, SizeConfig] = Field(
+    sizes: dict[Name, SizeConfig] = Field(
         default={"student": SizeConfig()}, description="name -> language model, weak or strong"
     )
-    supervisors: dict[str, SupervisorConfig] = Field(
+    supervisors: dict[Name, SupervisorConfig] = Field(
         default={"words": SupervisorConfig()}, description="name -> who labels"
     )
-    losses: dict[str, LossConfig] = Field(
+    losses: dict[Name, LossConfig] = Field(
         default={NAIVE: LossConfig(loss="cross_entropy"), "mended": LossConfig()},  # type: ignore[call-arg]
         description="name -> loss of a student",
     )
@@ -106,8 +136,10 @@ class W2SConfig(Config):
         description="the ceiling learns the truth of the student's rows (paper), or of the "
         "teacher's (the released sweep)",
     )
-    grids: dict[str, GridConfig] = Field(
-        default={"main": GridConfig()}, description="name -> cells; done in this order"
+    grids: dict[Name, GridConfig] = Field(
+        default={"main": GridConfig()},
+        min_length=1,
+        description="name -> cells; done in this order",
     )
     rule: RuleConfig | None = Field(default=None, description="pass rule; null: none")
 
@@ -123,15 +155,24 @@ class W2SConfig(Config):
             if "adapted" in grid.start and self.adapt is None:
                 raise ValueError("grids: start adapted needs a block `adapt`")
         for who in self.supervisors.values():
-            for name in who.of:
-                one_of("supervisors: of", name, self.supervisors)
             if who.kind == "model":
                 one_of("supervisors: size", str(who.size), self.sizes)
                 one_of("supervisors: loss", who.loss, self.losses)
+        check_sources(self.supervisors)
         if self.rule:
             one_of("rule.grid", self.rule.grid, self.grids)
             for name in (self.rule.loss, self.rule.baseline):
                 one_of("rule: loss", name, self.grids[self.rule.grid].losses)
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _stages_say_nothing_in_vain(self) -> Self:
+        for block, own in OWN.items():
+            stage = getattr(self, block)
+            for field, instead in own.items() if stage else ():
+                said, untouched = (operator.attrgetter(field)(x) for x in (stage, type(stage)()))
+                if said != untouched:
+                    raise ValueError(f"{block}.{field}: the experiment says it; set {instead}")
         return self
 
 
