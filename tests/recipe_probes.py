@@ -27,6 +27,7 @@ from jaxrlhf.metrics import read_completions
 from jaxrlhf.models import heads
 from jaxrlhf.recipes import (
     blocks,
+    classify,
     export,
     generate,
     inspect_model,
@@ -101,7 +102,12 @@ def rollouts(prompts: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
 @functools.cache
 def training_stage(recipe: str, *overrides: str) -> Stage:
     """The stage that `recipe` would train, with the config of the tiny pipeline's and overrides."""
-    module, base = {"sft": (sft, SFT), "reward": (reward, REWARD), "ppo": (ppo, PPO)}[recipe]
+    module, base = {
+        "sft": (sft, SFT),
+        "reward": (reward, REWARD),
+        "ppo": (ppo, PPO),
+        "classify": (classify, CLASSIFY),
+    }[recipe]
     given: dict[str, Any] = {}
     evaluations: list[tuple] = []
 
@@ -153,6 +159,17 @@ PPO: Overrides = (
     "batch_size=8",
     "max_steps=8",
     "ppo.num_ppo_epochs=2",
+)
+
+
+LABELLED = f"{micro.scratch()}/labelled.jsonl"
+CLASSIFY: Overrides = (
+    "output_dir=unused",
+    "model_path=run/sft/model",
+    f"data.train=[{LABELLED}]",
+    "max_length=40",
+    "batch_size=8",
+    "max_steps=8",
 )
 
 
@@ -366,6 +383,17 @@ def make_other_vocabularies() -> None:
     lm, params, words, _ = saved.load_lm(path, blocks.MeshConfig().build())
     for where, rows in ((FEWER_WORDS, len(words) - 9), (PADDED, len(words) + 8)):
         folder.save_lm(where, lm, params, tokenizer=words, vocab_size=rows)
+
+
+def make_labelled() -> None:
+    """Texts with a label, a class each for soup and pie."""
+    rows = [
+        {"text": f"the kind {who} brought a warm {dish} .", "label": int(dish == "soup")}
+        for who in ("waiter", "cook", "guest", "baker")
+        for dish in ("soup", "pie")
+        for _ in range(2)
+    ]
+    preferences.write_rows(Path(LABELLED), rows)
 
 
 def make_fewer_samples() -> None:

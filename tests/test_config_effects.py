@@ -14,11 +14,13 @@ import config_probes as probes
 import micro
 import pytest
 import recipe_probes as recipes
+import w2s_stages
 
-from jaxrlhf.config import Config, config_in, differences
+from jaxrlhf.config import Config, config_in, config_in_items, differences
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.recipes import RECIPES
 from jaxrlhf.recipes.rlhf import RLHFConfig
+from jaxrlhf.recipes.w2s import OWN, W2SConfig
 
 
 class Probe(NamedTuple):
@@ -49,11 +51,29 @@ def adapters(*change: str, seen: str = "params") -> Probe:
     return Probe(recipes.part("sft", seen), tuple(f"lora.{text}" for text in change), base)
 
 
+def loss(*change: str, base: tuple[str, ...] = ()) -> Probe:
+    """A hyper-parameter of a weak-to-strong loss."""
+    full = tuple(f"loss.{text}" for text in change), tuple(f"loss.{text}" for text in base)
+    return Probe(recipes.part("classify", "update"), *full)
+
+
+def w2s(*change: str, base: tuple[str, ...] = ()) -> Probe:
+    return Probe(w2s_stages.observed, change, base)
+
+
 # Groups: (class, field) -> probe. The change is an override of the class itself.
 
 MODEL, OPTIMIZER, DATA = probes.model, probes.optimizer, probes.data
 PROMPTS, SAMPLING, TASK = probes.prompts, probes.sampling, probes.task
 SENTIMENT = ("kind=sentiment",)
+FILES = ("task.kind=files",)
+THEIRS = "supervisors={words: {kind: column, column: theirs}}"
+FLIPS = "supervisors={words: {kind: flips, of: [one]}, one: {}, two: {penalty: 9}}"
+TEACHER = "supervisors={words: {kind: model, size: student}, first: {}}"
+CHAIN = "supervisors={words: {kind: model, size: student, of: [first]}, first: {}}"
+THREE = "losses={naive: {loss: cross_entropy}, mended: {}, product: {loss: product}}"
+EVERY_LOSS = "grids={main: {losses: [naive, mended, product]}}"
+JUDGED = (THREE, EVERY_LOSS, "rule={min_passes: 1, min_gain: -9}")
 
 GROUPS: dict[tuple[str, str], Probe] = {
     ("ModelConfig", "family"): p(MODEL, "family=gpt2"),
@@ -150,6 +170,52 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("SettingsConfig", "whiten_rewards"): setting("whiten_rewards=true"),
     ("SettingsConfig", "whiten_advantages"): setting("whiten_advantages=false"),
     ("SettingsConfig", "target_kl"): setting("target_kl=0.1"),
+    ("LossConfig", "loss"): loss("loss=product"),
+    ("LossConfig", "max_weight"): loss("max_weight=0.75"),
+    ("LossConfig", "ramp_share"): loss("ramp_share=0.2"),
+    ("LossConfig", "threshold"): loss("threshold=rank"),
+    ("LossConfig", "positive_share"): loss("positive_share=half"),
+    ("LossConfig", "balance_labels"): loss("balance_labels=true"),
+    ("LossConfig", "recent_predictions"): loss("recent_predictions=16", base=("loss=rolling",)),
+    ("LossConfig", "window_radius"): loss("window_radius=0.15", base=("loss=window",)),
+    ("LossConfig", "label_power"): loss("label_power=0.5", base=("loss=product",)),
+    ("LossConfig", "own_power"): loss("own_power=0.5", base=("loss=product",)),
+    ("W2STaskConfig", "kind"): w2s("task.kind=files"),
+    ("CaravanTask", "documents"): w2s("task.sandbox.documents=5"),
+    ("CaravanTask", "first"): w2s("task.sandbox.first=41"),
+    ("CaravanTask", "second"): w2s("task.sandbox.second=21"),
+    ("CaravanTask", "test"): w2s("task.sandbox.test=41"),
+    ("FilesTask", "reads"): w2s("task.files.reads=pairs", base=FILES),
+    ("FilesTask", "train"): w2s("task.files.train=[nowhere.jsonl]", base=FILES),
+    ("FilesTask", "test"): w2s("task.files.test=[nowhere.jsonl]", base=FILES),
+    ("FilesTask", "columns"): w2s("task.files.columns={label: other}", base=FILES),
+    ("FilesTask", "classes"): w2s("task.files.classes=3", base=FILES),
+    ("FilesTask", "first_share"): w2s("task.files.first_share=0.25", base=FILES),
+    ("FilesTask", "limit"): w2s("task.files.limit=20", base=FILES),
+    ("FilesTask", "corpus"): w2s("task.files.corpus=[plain.txt]", base=FILES),
+    ("SizeConfig", "path"): w2s("sizes={student: {path: theirs}}"),
+    ("SizeConfig", "max_steps"): w2s("sizes={student: {max_steps: 7}}"),
+    ("SupervisorConfig", "kind"): w2s(FLIPS.replace("flips", "rule"), base=(FLIPS,)),
+    ("SupervisorConfig", "size"): w2s(TEACHER.replace("student", "other"), base=(TEACHER,)),
+    ("SupervisorConfig", "of"): w2s(FLIPS.replace("[one]", "[two]"), base=(FLIPS,)),
+    ("SupervisorConfig", "loss"): w2s(CHAIN.replace("of:", "loss: mended, of:"), base=(CHAIN,)),
+    ("SupervisorConfig", "column"): w2s(THEIRS.replace("theirs", "other"), base=(*FILES, THEIRS)),
+    ("SupervisorConfig", "draw"): w2s("supervisors={words: {draw: 1}}"),
+    ("SupervisorConfig", "penalty"): w2s("supervisors={words: {penalty: 1}}"),
+    ("GridConfig", "seeds"): w2s("grids={main: {seeds: [1]}}"),
+    ("GridConfig", "supervisors"): w2s(
+        "grids={main: {supervisors: [first]}}", base=("supervisors={words: {}, first: {}}",)
+    ),
+    ("GridConfig", "students"): w2s("grids={main: {students: [other]}}"),
+    ("GridConfig", "losses"): w2s("grids={main: {losses: [mended]}}"),
+    ("GridConfig", "tuning"): w2s("grids={main: {tuning: [probe]}}"),
+    ("GridConfig", "learning_rates"): w2s("grids={main: {learning_rates: [0.5]}}"),
+    ("GridConfig", "start"): w2s("grids={main: {start: [adapted]}}", base=("adapt={}",)),
+    ("RuleConfig", "grid"): w2s("rule.grid=more", base=("grids={main: {}, more: {}}", "rule={}")),
+    ("RuleConfig", "loss"): w2s("rule.loss=product", base=JUDGED),
+    ("RuleConfig", "baseline"): w2s("rule.baseline=product", base=JUDGED),
+    ("RuleConfig", "min_gain"): w2s("rule.min_gain=0.9", base=JUDGED),
+    ("RuleConfig", "min_passes"): w2s("rule.min_passes=2", base=JUDGED),
 }
 
 # Fields of a recipe itself: (recipe, field) -> probe.
@@ -165,6 +231,7 @@ HELD_OUT = {
     "sft": ("data.test=[run/data/demonstrations.jsonl]",),
     "reward": ("data.test=[run/label/test_preferences.jsonl]",),
     "ppo": ("eval_prompts.files=[run/data/test_prompts.jsonl]",),
+    "classify": (f"data.test=[{recipes.LABELLED}]",),
 }
 COMMON = {
     (recipe, field): probe
@@ -230,6 +297,27 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("ppo", "shown_completions"): p(
         recipes.completions, "shown_completions=2", base=HELD_OUT["ppo"]
     ),
+    ("classify", "gradient_accumulation_steps"): of(
+        "classify", "update", "gradient_accumulation_steps=2"
+    ),
+    ("classify", "model_path"): of("classify", "params", "model_path=run/pretrain/model"),
+    ("classify", "reads"): p(recipes.refused("classify"), "reads=pairs"),
+    ("classify", "test_columns"): p(
+        recipes.refused("classify"), "test_columns={label: other}", base=HELD_OUT["classify"]
+    ),
+    ("classify", "classes"): of("classify", "params", "classes=3"),
+    ("classify", "max_length"): of("classify", "batch", "max_length=30"),
+    ("classify", "over_long"): p(
+        recipes.refused("classify"), "over_long=error", base=("max_length=4",)
+    ),
+    ("classify", "tuning"): of("classify", "params", "tuning=probe"),
+    ("classify", "class_words"): of("classify", "params", "class_words=[pie, soup]"),
+    ("classify", "pooling"): of("classify", "update", "pooling=mean"),
+    ("classify", "validation_rows"): of("classify", "batch", "validation_rows=8"),
+    ("classify", "predict"): p(recipes.refused("classify"), "predict=[nowhere.jsonl]"),
+    ("w2s", "output_dir"): w2s("output_dir=elsewhere"),
+    ("w2s", "results"): w2s("results=elsewhere"),
+    ("w2s", "ceiling_half"): w2s("ceiling_half=first"),
     ("sample", "output_dir"): p(
         recipes.asked("sample", "files"), f"output_dir={micro.scratch()}/samples"
     ),
@@ -288,6 +376,14 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
         (recipe, "optimizer"): of(recipe, "update", "optimizer.learning_rate=0.5")
         for recipe in HELD_OUT
     },
+    ("classify", "data"): of("classify", "batch", "data.limit=12"),
+    ("classify", "loss"): loss("max_weight=0.75"),
+    ("w2s", "task"): w2s("task.sandbox.world.seed=3"),
+    ("w2s", "sizes"): w2s("sizes.student.model.d_model=32"),
+    ("w2s", "supervisors"): w2s("supervisors.words.draw=2"),
+    ("w2s", "losses"): w2s("losses.mended.max_weight=0.75"),
+    ("w2s", "grids"): w2s("grids.main.seeds=[1]"),
+    ("w2s", "rule"): w2s("rule={}"),
     ("sft", "lora"): of("sft", "params", "lora.rank=2", base=("model_path=run/sft/model",)),
     ("reward", "lora"): of("reward", "params", "lora.rank=2"),
     ("ppo", "lora"): of("ppo", "params", "lora.rank=2"),
@@ -326,6 +422,8 @@ STAGES = {
     "reward": "reward",
     "ppo": "ppo",
 }
+W2S_STAGES = {"pretrain": "sft", "adapt": "sft", "finetune": "classify"}
+WHOLE = {"rlhf": STAGES, "w2s": W2S_STAGES}  # stages are probed as recipes of their own
 
 
 # The fields there are.
@@ -336,7 +434,10 @@ def config_of(recipe: str) -> type[Config]:
 
 
 def groups(cls: type[Config]) -> dict[str, type[Config]]:
-    found = {name: config_in(field.annotation) for name, field in cls.model_fields.items()}
+    found = {
+        name: config_in(field.annotation) or config_in_items(field.annotation)
+        for name, field in cls.model_fields.items()
+    }
     return {name: inner for name, inner in found.items() if inner is not None}
 
 
@@ -357,7 +458,7 @@ def test_every_field_has_a_probe():
         cls = config_of(recipe)
         own |= {(recipe, name) for name in plain(cls)}
         for name, inner in groups(cls).items():
-            if not (recipe == "rlhf" and name in STAGES):
+            if name not in WHOLE.get(recipe, ()):
                 below |= {(c.__name__, field) for c in shared(inner) for field in plain(c)}
     assert own == set(RECIPE_FIELDS)
     assert below == set(GROUPS)
@@ -365,7 +466,8 @@ def test_every_field_has_a_probe():
 
 def test_every_group_of_a_recipe_is_shown_to_be_passed_on():
     wanted = {(recipe, name) for recipe in RECIPES for name in groups(config_of(recipe))}
-    assert wanted == set(PASSED_ON) | {("rlhf", stage) for stage in STAGES}
+    stages = {(recipe, stage) for recipe, stages in WHOLE.items() for stage in stages}
+    assert wanted == set(PASSED_ON) | stages
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +479,7 @@ def second_pipeline():
     recipes.make_other_reward()
     recipes.make_fewer_samples()
     recipes.make_other_vocabularies()
+    recipes.make_labelled()
 
 
 EVERY = {f"{cls}.{field}": probe for (cls, field), probe in GROUPS.items()}
@@ -427,9 +530,9 @@ WORLD = ("label.world.name", "label.world.seed", "label.world.settings")
 NOT_FOR_PPO = ("min_new_tokens", "top_k", "top_p", "min_p")
 
 
-def stage_fields() -> Iterator[tuple[str, str]]:
-    """Path below the pipeline's config, and an override of it that has another value."""
-    for stage, recipe in STAGES.items():
+def stage_fields(stages: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Path below a pipeline's config, and an override of it that has another value."""
+    for stage, recipe in stages.items():
         cls = config_of(recipe)
         for field in plain(cls):
             yield f"{stage}.{field}", RECIPE_FIELDS[recipe, field].change[0]
@@ -439,10 +542,27 @@ def stage_fields() -> Iterator[tuple[str, str]]:
                 yield f"{stage}.{group}.{field}", GROUPS[inner.__name__, field].change[0]
 
 
+def test_the_experiment_passes_every_field_of_a_stage_on_or_refuses_it():
+    base = ("adapt={}", "grids.main.start=[adapted]", "grids.main.losses=[naive]")
+    before, refused = w2s_stages.observed(*base), set()
+    for path, change in stage_fields(W2S_STAGES):
+        value = change.partition("=")[2]
+        try:
+            W2SConfig.load(None, (*base, f"{path}={value}"))
+        except ConfigError:
+            refused.add(path)
+            continue
+        assert w2s_stages.observed(*base, f"{path}={value}") != before, f"{path} does not arrive"
+    stated = {f"{block}.{field}" for block, own in OWN.items() for field in own}
+    fields = {path for path, _ in stage_fields(W2S_STAGES)}
+    wanted = {path for path in fields for own in stated if f"{path}.".startswith(f"{own}.")}
+    assert refused == wanted
+
+
 def test_the_pipeline_passes_every_field_of_a_stage_on_or_refuses_it():
     base = ("sft={}", "ppo.batch_size=8", "sample.prompts.files=[a.jsonl]")
     before, refused = planned(*base), []
-    for path, change in stage_fields():
+    for path, change in stage_fields(STAGES):
         value = change.partition("=")[2]
         try:
             after = planned(*base, f"{path}={value}", *companions(path))
@@ -453,7 +573,7 @@ def test_the_pipeline_passes_every_field_of_a_stage_on_or_refuses_it():
         assert path in changed, f"{path} = {value} does not arrive: {changed}"
     wanted = [
         path
-        for path, _ in stage_fields()
+        for path, _ in stage_fields(STAGES)
         if path.partition(".")[2] in BELONGS_TO_THE_PIPELINE
         or path in WORLD
         or path in [f"ppo.sampling.{name}" for name in NOT_FOR_PPO]

@@ -12,11 +12,12 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from config_probes import new_folder
 
-from jaxrlhf.data import sources
+from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import UserError
 from jaxrlhf.metrics import MetricsWriter
-from jaxrlhf.recipes import classify, sft, stages
+from jaxrlhf.recipes import classify, sft, stages, w2s, w2s_report
 from jaxrlhf.recipes.supervisors import probs, write_labels
 from jaxrlhf.sandbox.protocol import generator
 
@@ -52,13 +53,12 @@ def stand_ins(*, broken: str = "nothing") -> Iterator[list[Any]]:
             rng = generator("stand-in", config.seed, folder.name, Path(file).name)
             answer = truth.argmax(axis=1)
             wrong = rng.random(len(answer)) > share
-            answer[wrong] = 1 - answer[wrong]
-            sure = 0.5 + 0.5 * rng.random(len(answer))
-            said = np.where(answer == 1, sure, 1 - sure)
+            classes = truth.shape[1]
+            answer[wrong] = (answer[wrong] + 1) % classes
+            rest = 0.5 * rng.random((len(answer), 1)) / (classes - 1)
+            said = np.where(np.eye(classes)[answer] == 1, 1 - (classes - 1) * rest, rest)
             (folder / "predicted").mkdir(parents=True, exist_ok=True)
-            write_labels(
-                folder / "predicted" / Path(file).name, source, np.stack([1 - said, said], axis=1)
-            )
+            write_labels(folder / "predicted" / Path(file).name, source, said)
         log = MetricsWriter(folder, resume_step=0, tensorboard=False)
         for step, accuracy, loss in ((10, 0.6, 0.5), (20, 0.95, 0.4), (30, 0.7, 0.3)):
             log.write(step, {"eval/test_accuracy": accuracy, "eval/validation_loss": loss})
@@ -72,3 +72,35 @@ def stand_ins(*, broken: str = "nothing") -> Iterator[list[Any]]:
 
 def results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
+
+
+def observed(*overrides: str) -> str:
+    """A probe: what the stages are given, the labels they learn from, what is said in the end."""
+    home = new_folder()
+    preferences.write_rows(home / "files.jsonl", LABELLED)
+    files = (f"task.files.{name}=[{home}/files.jsonl]" for name in ("train", "test"))
+    with (
+        contextlib.chdir(home),
+        stand_ins() as given,
+        mock.patch.object(w2s_report, "pictures", lambda *_: {}),
+    ):
+        try:
+            summary = w2s.run(w2s.W2SConfig.load(None, (*FEW, *files, *overrides)))
+        except UserError as error:
+            return str(error)
+        pages = {str(path): path.read_text().partition("## ")[2] for path in home.rglob("*.md")}
+    rows = sorted(path for path in home.rglob("*.jsonl") if path.name != "metrics.jsonl")
+    labelled = [(str(path), path.read_text()) for path in rows]
+    return repr((given, summary, pages, labelled)).replace(str(home), "")
+
+
+FEW = (*(text.replace("400", "40") for text in SMALL), "sizes={student: {}, other: {}}")
+LABELLED = [
+    {
+        "text": f"a {'good' if i % 3 else 'bad'} one of {i % 5}",
+        "label": int(i % 3 > 0),
+        "other": int(i % 2),
+        "theirs": 0.1 + 0.8 * (i % 2),
+    }
+    for i in range(24)
+]

@@ -8,6 +8,7 @@ finished is not run again, what was interrupted goes on, and a cell that fails i
 not lose the others. Tables and pictures are `w2s_report.py`.
 """
 
+import functools
 import logging
 import operator
 import time
@@ -226,8 +227,10 @@ def run(config: W2SConfig) -> dict[str, Any]:
     for name, grid in config.grids.items():
         for cell in cells(config, grid):
             console.print(f"[bold]{name}[/bold]  seed {cell.seed}  {cell.folder}")
+            experiment = experiments[cell.seed]
+            experiment.prepare()  # what is wrong with the data is wrong for every cell
             try:
-                done[name].append(experiments[cell.seed].finish(cell))
+                done[name].append(experiment.finish(cell))
             except UserError as error:
                 failed[f"seed {cell.seed}: {cell.folder}"] = str(error)
             except Exception as error:  # a bug in one cell must not lose the night's others
@@ -276,13 +279,14 @@ class Experiment:
     def __init__(self, config: W2SConfig, seed: int):
         self.config, self.seed = config, seed
         self.folder = Path(config.output_dir) / f"seed-{seed}"
-        self._task: Task | None = None
 
-    @property
+    def prepare(self) -> None:
+        """Make sure of the files of the task."""
+        _ = self.task
+
+    @functools.cached_property
     def task(self) -> Task:
-        if self._task is None:
-            self._task = self.config.task.prepare(self.folder / "data", seed=self.seed)
-        return self._task
+        return self.config.task.prepare(self.folder / "data", seed=self.seed)
 
     @property
     def supervisors(self) -> Supervisors:
