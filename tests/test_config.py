@@ -43,6 +43,7 @@ class Run(Config):
     rounds: tuple[Stage, ...] = Field(
         default=(Stage(steps=3), Stage(steps=4)), description="in order"
     )
+    named: dict[str, Stage] = Field(default={"first": Stage(steps=5)}, description="by name")
     weights: dict[str, float] = Field(
         default={"good": 1.0}, description="of the score's components"
     )
@@ -180,10 +181,11 @@ def test_unknown_fields_name_file_line_and_nearest(tmp_path):
     )
     # No such name here, but further down.
     assert "'sft.optimizer.learning_rate'" in error(None, "learning_rate=1")
-    # Inside the items of a list.
-    assert "rounds.1.stps = 1: unknown field; did you mean 'steps'?" in error(
-        None, "rounds.1.stps=1"
-    )
+    # Inside the items of a list, and of a mapping whatever they are called.
+    for field in ("rounds.1", "named.first", "named.7"):
+        assert f"{field}.stps = 1: unknown field; did you mean 'steps'?" in error(
+            None, f"{field}.stps=1"
+        )
     assert "the fields here are steps, optimizer" in error(None, "sft.xxx=1")
 
 
@@ -382,12 +384,15 @@ def test_describe_lists_every_field_once():
     assert rows["ppo.steps"][1:3] == ("int, >= 1", "10")
     assert rows["rounds"].type == "list of group"
     assert rows["rounds.N.steps"].type == "int, >= 1"
+    assert rows["named"].type == "mapping of text to group"
+    assert rows["named.N.optimizer.learning_rate"].type == "float, > 0"
     assert rows["weights"][1:3] == ("mapping of text to float", "{good: 1.0}")
     assert rows["clip"].type == "float | auto"
     assert rows["quiet"][1:3] == ("true or false", "false")
     assert rows["output_dir"][1:3] == ("path", "runs/x")
     assert group_title(Run, "sft.optimizer") == "how it is trained"
     assert group_title(Run, "rounds.N") == "in order"
+    assert group_title(Run, "named.N") == "by name"
 
 
 def test_describe_marks_required_fields():

@@ -31,8 +31,13 @@ RIGHT = {"cross_entropy": 0.8, "mended": 0.9}  # share of rows; on the truth, .9
 
 
 @contextlib.contextmanager
-def stand_ins(*, broken: str = "nothing") -> Iterator[list[Any]]:
-    """The configs of all stages, in the order they were run; `broken` in a folder's name fails."""
+def stand_ins(
+    *, broken: str = "nothing", error: BaseException | None = None
+) -> Iterator[list[Any]]:
+    """The configs of all stages, in the order they were run.
+
+    A stage with `broken` in the path of its folder fails, with `error` if there is one.
+    """
     given: list[Any] = []
 
     def pretrain(config: sft.SFTConfig) -> dict[str, Any]:
@@ -44,8 +49,8 @@ def stand_ins(*, broken: str = "nothing") -> Iterator[list[Any]]:
         if (folder / "done.json").is_file():
             return {}
         given.append(config)
-        if broken in folder.name:
-            raise UserError(f"{folder.name} is broken")
+        if broken in str(folder):
+            raise error or UserError(f"{folder.name} is broken")
         for file in config.predict:
             source = sources.load_rows(file)
             truth = probs(source)

@@ -192,7 +192,7 @@ def judged(rule: Any, found: Sequence[Outcome]) -> tuple[list[list[str]], str]:
 
 def over_seeds(found: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     """One line a combination of axes, means over seeds; axes that never vary are left out."""
-    axes = [name for name in AXES if len({one.axes[name] for one in found}) > 1] or ["loss"]
+    axes = varying(found) or ["loss"]
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for one in found:
         groups.setdefault(tuple(one.axes[name] for name in axes), []).append(one)
@@ -200,6 +200,11 @@ def over_seeds(found: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     for key, some in groups.items():
         lines.append([*key, str(len(some)), mean_pgr(some), *(mean(some, x) for x in FIGURES)])
     return [*axes, "seeds", "PGR [95 %]", *FIGURES.values()], lines
+
+
+def varying(found: Sequence[Outcome]) -> list[str]:
+    """The axes on which the cells of a grid differ."""
+    return [name for name in AXES if len({one.axes[name] for one in found}) > 1]
 
 
 def mean_pgr(some: Sequence[Outcome]) -> str:
@@ -271,8 +276,8 @@ def pictures(name: str, found: Sequence[Outcome], done: Sequence[Any]) -> dict[s
     made = {}
     students = list(dict.fromkeys(one.axes["student"] for one in found))
     if len(students) > 1:
-        made[f"{name}_accuracy_by_student"] = by_student(found, students, "accuracy")
-        made[f"{name}_pgr_by_student"] = by_student(found, students, "PGR")
+        for what in ("accuracy", "PGR", "agreement"):
+            made[f"{name}_{what.lower()}_by_student"] = by_student(found, students, what)
     else:
         first = min(one.cell.seed for one in done)
         variants = {(d.cell.supervisor, d.cell.tuning, d.cell.learning_rate) for d in done}
@@ -285,57 +290,49 @@ def pictures(name: str, found: Sequence[Outcome], done: Sequence[Any]) -> dict[s
 
 def curves(done: Sequence[Any], found: Sequence[Outcome]) -> Any:
     """Accuracy against steps for every loss of one seed, with the three ways to stop."""
-    drawn, last = [], 0
+    drawn: list[Line] = []
+    marks: dict[str, list[tuple[float, float]]] = {}
     for one in done:
         log = read_metrics(one.student)
         steps, accuracy = series(log, "eval/test_accuracy")
         known, loss = series(log, "eval/validation_loss")
         if not steps:
             continue
-        last = max(last, *steps)
         drawn.append(Line(steps, accuracy, one.cell.loss))
-        best = int(np.argmax(accuracy))
-        marks = {"oracle": (steps[best], accuracy[best])}
+        at = dict(zip(steps, accuracy, strict=True))
+        stops = {"final": steps[-1], "oracle stop": max(at, key=at.__getitem__)}
         if loss:
-            at = known[int(np.argmin(loss))]
-            marks["weak"] = (at, dict(zip(steps, accuracy, strict=True))[at])
-        drawn.append(
-            Line([x for x, _ in marks.values()], [y for _, y in marks.values()], "", style="points")
-        )
+            stops["stopped by weak labels"] = known[int(np.argmin(loss))]
+        for kind, step in stops.items():
+            marks.setdefault(kind, []).append((step, at[step]))
     seed = done[0].cell.seed
     level = next(one for one in found if one.seed == seed)
+    last = max((step for step, _ in marks.get("final", [])), default=0)
     for label, y in (("weak teacher", level.weak), ("ceiling", level.ceiling)):
         drawn.append(Line([0, last], [y, y], label, style="dashed"))
+    for kind, points in marks.items():
+        drawn.append(Line([x for x, _ in points], [y for _, y in points], kind, style="points"))
     return plots.lines(
-        drawn,
-        xlabel="update",
-        ylabel="test accuracy",
-        title=f"Seed {seed}; dots: stopped by weak labels, oracle",
+        drawn, xlabel="update", ylabel="test accuracy", title=f"Accuracy on the way, seed {seed}"
     )
 
 
 def by_student(found: Sequence[Outcome], students: Sequence[str], what: str) -> Any:
-    """Accuracy or PGR against the student's size, a line a supervisor and loss."""
+    """Accuracy, agreement or PGR against the student's size, a line for all else that varies."""
+    axes = [name for name in varying(found) if name != "student"] or ["loss"]
     drawn = []
-    keys = dict.fromkeys((one.axes["supervisor"], one.axes["loss"]) for one in found)
-    for supervisor, loss in keys:
-        x, y = [], []
+    for key in dict.fromkeys(tuple(one.axes[name] for name in axes) for one in found):
+        line = [one for one in found if tuple(one.axes[name] for name in axes) == key]
+        points = []
         for i, student in enumerate(students):
-            some = [
-                one
-                for one in found
-                if (one.axes["supervisor"], one.axes["loss"]) == (supervisor, loss)
-                and one.axes["student"] == student
-            ]
             values = [
-                one.recovery.value if what == "PGR" else one.accuracy
-                for one in some
-                if what != "PGR" or one.recovery.value is not None
+                one.recovery.value if what == "PGR" else getattr(one, what)
+                for one in line
+                if one.axes["student"] == student
             ]
-            if values:
-                x.append(i)
-                y.append(float(np.mean(values)))  # type: ignore[arg-type]
-        drawn.append(Line(x, y, f"{supervisor}, {loss}"))
+            known = [x for x in values if x is not None]
+            points += [(i, float(np.mean(known)))] if known else []
+        drawn.append(Line([x for x, _ in points], [y for _, y in points], ", ".join(key)))
     names = ", ".join(f"{i}: {student}" for i, student in enumerate(students))
     return plots.lines(drawn, xlabel=names, ylabel=what, title=f"{what} by student")
 

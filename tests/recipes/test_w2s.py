@@ -24,9 +24,9 @@ MAIN = "grids={main: {seeds: [0, 1]}}"
 def experiment(tmp_path):
     """Run with stages that train nothing: the page, and the configs the stages were given."""
 
-    def run(*overrides: str, broken: str = "nothing"):
+    def run(*overrides: str, broken: str = "nothing", error: BaseException | None = None):
         base = (f"output_dir={tmp_path}/run", *SMALL, *overrides)
-        with w2s_stages.stand_ins(broken=broken) as given:
+        with w2s_stages.stand_ins(broken=broken, error=error) as given:
             summary = w2s.run(w2s.W2SConfig.load(None, base))
         return summary, (tmp_path / "run" / "w2s.md").read_text(), given
 
@@ -130,6 +130,40 @@ def test_a_cell_that_fails_is_reported_and_loses_no_other(experiment, tmp_path):
     assert "Failed" not in page
 
 
+def test_a_bug_in_a_cell_is_reported_too(experiment):
+    summary, page, _ = experiment(MAIN, broken="seed-1/cells/student-words", error=KeyError("x"))
+    assert (summary["failed"], summary["cells"]) == (2, 2)
+    assert "seed 1: student-words-mended-full-0.001-pretrained: KeyError: 'x'" in page
+
+
+def test_what_a_killed_experiment_had_finished_is_not_done_again(experiment, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        experiment(MAIN, broken="seed-1/cells/student-words-mended", error=KeyboardInterrupt())
+    assert not (tmp_path / "run" / "w2s.md").exists()
+    before = json.loads((tmp_path / "run" / "time.json").read_text())
+    summary, _, given = experiment(MAIN)
+    assert summary["cells"] == 4
+    assert [(c.seed, Path(c.output_dir).name.split("-")[2]) for c in classified(given)] == [
+        (1, "mended")
+    ]
+    after = json.loads((tmp_path / "run" / "time.json").read_text())
+    assert all(after[name] > before[name] > 0 for name in ("seconds", "processor_seconds"))
+
+
+def test_what_is_wrong_with_the_data_is_one_error(experiment, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    files = ("task.kind=files", f"task.files.train=[{path}]", f"task.files.test=[{path}]")
+    for rows, says in (
+        ('{"text": "a", "label": 0}\n{"text": "b", "label": 1.5}\n', r"rows\.jsonl:2: .*1\.5"),
+        ('{"text": "a", "label": 0}\n{"text": "", "label": 1}\n', r"rows\.jsonl:2: .*text"),
+        ('{"text": "a", "label": 1}\n' * 4, r"all 4 rows have class 1 in column 'label'"),
+        ('{"text": "a", "lable": 1}\n', r"no column 'label'; did you mean 'lable'"),
+    ):
+        path.write_text(rows)
+        with pytest.raises(DataError, match=says):
+            experiment(*files)
+
+
 def test_grids_may_grow_but_what_cells_depend_on_may_not_change(experiment):
     experiment("grids={main: {losses: [naive]}}")
     _, _, given = experiment("grids={main: {}}")
@@ -149,6 +183,7 @@ def test_pictures_and_tables_go_to_the_results(experiment, tmp_path):
         "one_curves.png",
         "one_errors.png",
         "two_accuracy_by_student.png",
+        "two_agreement_by_student.png",
         "two_pgr_by_student.png",
         "two_errors.png",
     }
@@ -166,6 +201,13 @@ def test_pictures_and_tables_go_to_the_results(experiment, tmp_path):
         ("supervisors={words: {kind: model}}", "size: a supervisor of kind model needs it"),
         ("supervisors={words: {kind: mean, of: [others]}}", "'others'"),
         ("rule={grid: other}", "'other'"),
+        ("grids={main: {seedz: [1]}}", r"grids\.main\.seedz .*did you mean 'seeds'"),
+        ("grids={main: {losses: []}}", r"grids\.main\.losses = .*at least 1 item"),
+        ("supervisors={words: {kind: flips, of: [words]}}", "words of words: a circle"),
+        ("supervisors={truth: {}, words: {}}", "supervisors.truth: the name of what is never"),
+        ("sizes={student: {}, a/b: {}}", "a/b.*match pattern"),
+        ("finetune.loss.loss=product", "finetune.loss: the experiment says it; set losses"),
+        ("pretrain.seed=3", r"pretrain.seed: .*set grids\.\*\.seeds"),
     ],
 )
 def test_a_name_that_does_not_exist_is_named(override, says):
