@@ -189,7 +189,9 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("FilesTask", "train"): w2s("task.files.train=[nowhere.jsonl]", base=FILES),
     ("FilesTask", "test"): w2s("task.files.test=[nowhere.jsonl]", base=FILES),
     ("FilesTask", "columns"): w2s("task.files.columns={label: other}", base=FILES),
-    ("FilesTask", "classes"): w2s("task.files.classes=3", base=FILES),
+    ("FilesTask", "classes"): w2s(
+        "task.files.classes=3", base=(*FILES, "losses.mended.threshold=argmax")
+    ),
     ("FilesTask", "first_share"): w2s("task.files.first_share=0.25", base=FILES),
     ("FilesTask", "limit"): w2s("task.files.limit=20", base=FILES),
     ("FilesTask", "corpus"): w2s("task.files.corpus=[plain.txt]", base=FILES),
@@ -305,7 +307,7 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("classify", "test_columns"): p(
         recipes.refused("classify"), "test_columns={label: other}", base=HELD_OUT["classify"]
     ),
-    ("classify", "classes"): of("classify", "params", "classes=3"),
+    ("classify", "classes"): of("classify", "params", "classes=3", base=("loss.loss=product",)),
     ("classify", "max_length"): of("classify", "batch", "max_length=30"),
     ("classify", "over_long"): p(
         recipes.refused("classify"), "over_long=error", base=("max_length=4",)

@@ -10,10 +10,11 @@ checkpoint.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import numpy as np
+import pydantic
 from pydantic import Field
 from scipy import special
 
@@ -79,8 +80,22 @@ class ClassifyConfig(blocks.SupervisedConfig):
         default=(), description="files whose rows get probabilities, in predicted/"
     )
 
+    @pydantic.model_validator(mode="after")
+    def _classes_fit_the_loss(self) -> Self:
+        check_classes(self.classes, self.loss, field="loss")
+        return self
+
 
 CONFIG = ClassifyConfig
+
+
+def check_classes(classes: int, loss: LossConfig, *, field: str) -> None:
+    """Refuse a loss that tells two classes apart where there are more."""
+    if classes > 2 and blocks.settings_of(loss, algorithm.Settings).thresholds:
+        raise ValueError(
+            f"{field}: {classes} classes, and this loss tells two apart; take cross_entropy, "
+            "entropic, product, or mended with threshold: argmax"
+        )
 
 
 class Student(NamedTuple):

@@ -160,6 +160,8 @@ class W2SConfig(Config):
                 one_of("supervisors: size", str(who.size), self.sizes)
                 one_of("supervisors: loss", who.loss, self.losses)
         check_sources(self.supervisors)
+        for name, loss in self.losses.items():
+            classify.check_classes(self.task.classes, loss, field=f"losses.{name}")
         if self.rule:
             one_of("rule.grid", self.rule.grid, self.grids)
             for name in (self.rule.loss, self.rule.baseline):

@@ -72,15 +72,15 @@ def test_it_learns_soft_labels_and_predicts_whole_files(run):
 def test_more_than_two_classes(run, tmp_path):
     rows = [
         {"text": f"the kind cook brought a warm {dish} .", "label": number}
-        for number, dish in enumerate(("soup", "pie", "salad"))
+        for number, dish in enumerate(("soup", "pie", "stew"))
         for _ in range(8)
     ]
     preferences.write_rows(tmp_path / "three.jsonl", rows)
     given = (f"data.train=[{tmp_path}/three.jsonl]", f"data.test=[{tmp_path}/three.jsonl]")
     summary, _ = run(*given, *LEARN[:2], "classes=3", "loss.threshold=argmax")
     assert summary["eval/test_accuracy"] == 1.0
-    with pytest.raises(ConfigError, match="3 classes"):
-        run(*given, "classes=3", "max_steps=1", name="thresholds")
+    with pytest.raises(ConfigError, match="loss: 3 classes, and this loss tells two apart"):
+        run(*given, "classes=3")
 
 
 def test_a_probe_learns_too_and_leaves_the_body_alone(run):

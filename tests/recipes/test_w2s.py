@@ -206,6 +206,7 @@ def test_pictures_and_tables_go_to_the_results(experiment, tmp_path):
         ("supervisors={words: {kind: flips, of: [words]}}", "words of words: a circle"),
         ("supervisors={truth: {}, words: {}}", "supervisors.truth: the name of what is never"),
         ("sizes={student: {}, a/b: {}}", "a/b.*match pattern"),
+        ("task={kind: files, files: {classes: 3}}", "losses.mended: 3 classes"),
         ("finetune.loss.loss=product", "finetune.loss: the experiment says it; set losses"),
         ("pretrain.seed=3", r"pretrain.seed: .*set grids\.\*\.seeds"),
     ],
