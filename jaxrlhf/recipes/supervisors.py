@@ -43,7 +43,7 @@ class SupervisorConfig(Config):
         default="words",
         description="words: regression on word counts (on pairs: on TF-IDF). model: one of "
         "`sizes`. column: ready labels in the files. mean: an ensemble. flips: the truth, wrong at "
-        "random as often as `of` is. rule: wrong as often, but where a rule on words says so",
+        "random as often as `of` is. rule: wrong as often, where a rule on words is surest",
     )
     size: str | None = Field(default=None, description="model: which of `sizes`")
     of: tuple[str, ...] = Field(
@@ -167,16 +167,27 @@ class Supervisors:
         truth = probs(source)
         right = evals.correct(self._probs(config.of[0], file), truth)
         count = round(float((1 - right).sum()))
+        answer, classes = truth.argmax(axis=1), truth.shape[1]
         if config.kind == "flips":
-            order = generator("w2s flips", self.seed, file).permutation(len(truth))
+            rows = generator("w2s flips", self.seed, file).permutation(len(truth))[:count]
+            answer[rows] = (answer[rows] + 1) % classes
         else:
-            order = np.argsort([-_by_rule(text) for text in texts(source)], kind="stable")
-        answer = truth.argmax(axis=1)
-        answer[order[:count]] = (answer[order[:count]] + 1) % truth.shape[1]
-        return np.eye(truth.shape[1])[answer]
+            misled(answer, texts(source), count)
+        return np.eye(classes)[answer]
 
     def _probs(self, name: str, file: str) -> np.ndarray:
         return probs(sources.load_rows(self.labels(name) / file))
+
+
+def misled(answer: np.ndarray, texts: Sequence[str], count: int) -> None:
+    """Make `count` of the answers wrong, in place: a rule on words decides where it is surest.
+
+    It says class 1 of texts with many words of one half of the language, and class 0 of those with
+    few: word counts express that exactly.
+    """
+    order = np.argsort([-_share_of_half(text) for text in texts], kind="stable")
+    for rows, says, errors in ((order, 1, count // 2), (order[::-1], 0, count - count // 2)):
+        answer[rows[answer[rows] != says][:errors]] = says
 
 
 def texts(source: Rows) -> list[str]:
@@ -234,7 +245,7 @@ def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
-def _by_rule(text: str) -> float:
-    """Share of words that a hash puts into one half: a rule that word counts express exactly."""
+def _share_of_half(text: str) -> float:
+    """Share of words that a hash puts into one half."""
     words = text.split()
     return sum(unit_hash("w2s rule", word) < 0.5 for word in words) / max(1, len(words))

@@ -11,9 +11,16 @@ from w2s_stages import SMALL, results
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import ConfigError, DataError, UserError
 from jaxrlhf.evals import weak_to_strong as evals
+from jaxrlhf.recipes import supervisors as supervisors_module
 from jaxrlhf.recipes import w2s
 from jaxrlhf.recipes.classify import ClassifyConfig
-from jaxrlhf.recipes.supervisors import SupervisorConfig, Supervisors, probs, write_labels
+from jaxrlhf.recipes.supervisors import (
+    SupervisorConfig,
+    Supervisors,
+    misled,
+    probs,
+    write_labels,
+)
 from jaxrlhf.recipes.w2s_task import FilesTask, Task
 
 RULE = "rule={loss: mended, baseline: naive, min_gain: 0.1, min_passes: 2}"
@@ -329,10 +336,15 @@ def test_errors_that_cannot_and_errors_that_can_be_imitated(supervisors):
             assert wrong[name, file].sum() == 8, (name, file)
     assert (wrong["random", "test.jsonl"] != wrong["random", "second.jsonl"]).any()
     assert (wrong["rule", "test.jsonl"] == wrong["rule", "second.jsonl"]).all()
-    # rows with the same words share their fate, up to where the number of errors runs out
-    texts = np.array(TEXTS)
-    split = [t for t in set(TEXTS) if 0 < wrong["rule", "test.jsonl"][texts == t].mean() < 1]
-    assert len(split) <= 1
+
+
+def test_a_rule_decides_where_it_is_surest(monkeypatch):
+    """Shares of 'a' 1, .75, .5, .25, 0: above, class 1 is said of a 0; below, class 0 of a 1."""
+    monkeypatch.setattr(supervisors_module, "unit_hash", lambda what, word: float(word != "a"))
+    texts = ["a a a a", "a a a b", "a a b b", "a b b b", "b b b b"]
+    answer = np.array([1, 0, 0, 1, 1])
+    misled(answer, texts, 3)  # one from above, two from below
+    assert answer.tolist() == [1, 1, 0, 0, 0]
 
 
 def test_a_chain_learns_from_its_last_link_and_answers_for_the_first(supervisors):
