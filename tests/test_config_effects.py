@@ -510,6 +510,7 @@ def test_without_a_change_a_probe_sees_no_difference(observe):
     assert observe() == observe()
 
 
+@pytest.mark.usefixtures("second_pipeline")
 def test_the_program_of_an_update_is_the_same_text_each_time():
     for recipe in HELD_OUT:
         first = recipes.training_stage(recipe)
@@ -518,6 +519,7 @@ def test_the_program_of_an_update_is_the_same_text_each_time():
 
 
 @pytest.mark.parametrize("recipe", HELD_OUT)
+@pytest.mark.usefixtures("second_pipeline")
 def test_a_recipe_trains_in_the_folder_of_its_own_config(recipe):
     """So what is shown for `stages.train` (checkpoints, logs, seed) holds for the recipe."""
     stage = recipes.training_stage(recipe, "seed=4", "save_steps=7")
