@@ -26,6 +26,8 @@ ONLY = {
     "inference": ("losses", "models", "errors"),
     "rewards": ("inference", "losses", "models", "errors"),
     "algorithms": ("algorithms", "losses", "inference", "models", "rewards", "errors"),
+    "constitutional": ("constitutional", "inference", "data", "sharding", "models")
+    + ("config", "errors"),
     "sharding": ("models", "errors"),
     "hf": ("hf", "models", "sharding", "errors"),
     "optim": ("config", "errors"),
