@@ -13,7 +13,7 @@ from jaxrlhf import inference
 from jaxrlhf.constitutional.sampler import Sampler, first_stop, option_tokens
 from jaxrlhf.data import chat, tokenizer
 from jaxrlhf.errors import ConfigError
-from jaxrlhf.inference import Sampling
+from jaxrlhf.sampling import Sampling
 
 WORDS = ("a", "b", "c", "d", "yes", "no", "END", "not")
 TOKENIZER = tokenizer.word_tokenizer(WORDS)  # pad 0, bos 1, eos 2, unk 3, then the words
