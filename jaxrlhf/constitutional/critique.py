@@ -115,9 +115,11 @@ def sft_rows(
 
 
 def _example(constitution: Constitution, prompt: Content, revision: str) -> Row:
-    asked = texts.response_query(constitution, prompt) if isinstance(prompt, str) else prompt
-    completion = texts.as_answer(prompt, revision)
-    return {"prompt": asked, "completion": completion, "source": "revision"}
+    return {
+        "prompt": texts.as_prompt(constitution, prompt),
+        "completion": texts.as_answer(prompt, revision),
+        "source": "revision",
+    }
 
 
 class _Chains:
