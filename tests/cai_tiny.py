@@ -157,7 +157,7 @@ def by_numpy(judged: list[dict]) -> dict[str, float]:
     first = first.mean(axis=2)
     right = np.stack([first[:, 0], 1 - first[:, 1]], axis=1)  # P(chosen) by order
     p = right.mean(axis=1)
-    correct = (p > 0.5).astype(float)
+    correct = np.where(abs(p - 0.5) < 1e-12, 0.5, p > 0.5)  # undecided counts half
     interval = wilson(correct.sum(), len(p))
     sure = np.maximum(p, 1 - p)
     edges = np.quantile(sure, np.linspace(0, 1, 11)[1:-1])

@@ -239,7 +239,7 @@ def fault(drawn: Drawn, pattern: str | None, *, keep_unfinished: bool) -> str | 
     if not drawn.text:
         return "empty"
     if not (drawn.finished or keep_unfinished):
-        return "unfinished"
+        return "cut by length"
     if pattern is not None and not re.fullmatch(pattern, drawn.text, re.DOTALL):
         return "does not match the layout's pattern"
     return None
