@@ -26,6 +26,10 @@ ONLY = {
     "sampling": ("models", "errors"),
     "inference": ("losses", "models", "sampling", "errors"),
     "rewards": ("inference", "losses", "models", "errors"),
+    "constitutional": (
+        *("constitutional", "sampling", "inference", "data", "models", "sharding", "config"),
+        "errors",
+    ),
     "algorithms": (
         *("algorithms", "losses", "sampling", "inference", "models", "rewards", "errors"),
     ),
@@ -47,7 +51,7 @@ LIGHT = (
     *("optim", "hf"),
 )
 NO_JAX = ("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress")
-CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "recipes")
+CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "recipes", "constitutional")
 MESH_FREE = (
     *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "optim"),
     *("evals", "hf"),
