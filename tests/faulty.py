@@ -98,6 +98,7 @@ def run(
       token_rewards: in place of the algorithm's own function: the fault of a refactor.
       before: what a run that is resumed from `store` has logged.
     """
+    folder.mkdir(exist_ok=True)
     config = GuardsConfig.load(None, (f"canary.files=[{write_canaries(folder)}]", *overrides))
     rng = np.random.default_rng(0)
     prompts = {

@@ -29,6 +29,7 @@ from jaxrlhf.recipes import (
     blocks,
     export,
     generate,
+    guarded,
     inspect_model,
     ppo,
     reward,
@@ -266,6 +267,33 @@ def scores(*overrides: str) -> str:
 
 def completions(*overrides: str) -> list[dict]:
     return ppo_seen(*overrides).completions
+
+
+def guards_of_ppo(*overrides: str) -> str:
+    """How the guards of a PPO run are set, as the one who watches has them."""
+    made: list[Any] = []
+    begin = guarded.Guarded.__init__
+
+    def spy(self, config, run, **options):
+        made.append((config, sorted(run.others), run.compare))
+        begin(self, config, run, **options)
+
+    with mock.patch.object(guarded.Guarded, "__init__", spy):
+        training_stage.__wrapped__("ppo", *overrides)
+    return repr(made)
+
+
+def first_is_better(a: tuple[str, str], b: tuple[str, str]) -> bool:
+    """A labeller, for `guards.labeller`."""
+    return True
+
+
+CANARIES: Overrides = ("guards.canary.files=[run/label/test_preferences.jsonl]",)
+
+
+def first_figures(*overrides: str) -> str:
+    """What guards find before training, of the tiny pipeline's own test pairs."""
+    return repr(training_stage("ppo", *overrides).given["hooks"][-1](0, None, None))
 
 
 def truncation_of_ppo(*overrides: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import config_probes as probes
+import guard_probes as guards
 import micro
 import pytest
 import recipe_probes as recipes
@@ -51,6 +52,7 @@ def adapters(*change: str, seen: str = "params") -> Probe:
 
 # Groups: (class, field) -> probe. The change is an override of the class itself.
 
+HELD_OUT_PROMPTS = ("eval_prompts.files=[run/data/test_prompts.jsonl]",)
 MODEL, OPTIMIZER, DATA = probes.model, probes.optimizer, probes.data
 PROMPTS, SAMPLING, TASK = probes.prompts, probes.sampling, probes.task
 SENTIMENT = ("kind=sentiment",)
@@ -152,6 +154,59 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("SettingsConfig", "target_kl"): setting("target_kl=0.1"),
 }
 
+# Groups of guards. A limit is tried on a log in which the guard stops the run (`guard_cases.py`).
+
+DRIFTS = {
+    "Fluency": "fluency",
+    "Entropy": "entropy",
+    "Repetition": "repetition",
+    "Length": "length",
+    "EosRate": "eos_rate",
+}
+GUARDS: dict[tuple[str, str], Probe] = {
+    ("GuardsConfig", "dry_run"): p(guards.case("kl_budget"), "dry_run=true"),
+    ("GuardsConfig", "warn"): p(guards.case("kl_budget"), "warn=[kl_budget]"),
+    ("GuardsConfig", "off"): p(guards.case("kl_budget"), "off=[kl_budget]"),
+    ("GuardsConfig", "labeller"): p(
+        recipes.guards_of_ppo, "guards.labeller=recipe_probes:first_is_better"
+    ),
+    ("Canary", "files"): p(
+        recipes.first_figures, "guards.canary.files=[run/label/preferences.jsonl]"
+    ),
+    ("Canary", "columns"): p(
+        recipes.first_figures,
+        "guards.canary.columns={chosen: rejected, rejected: chosen}",
+        base=recipes.CANARIES,
+    ),
+    ("Canary", "pairs"): p(recipes.first_figures, "guards.canary.pairs=3", base=recipes.CANARIES),
+    ("Canary", "min_right"): p(guards.case("canary"), "canary.min_right=0.3"),
+    ("Readings", "min_correlation"): p(guards.case("readings"), "readings.min_correlation=0.9"),
+    ("Direction", "updates"): p(guards.figures, "direction.updates=1"),
+    ("Direction", "standard_errors"): p(guards.case("direction"), "direction.standard_errors=99"),
+    ("KLBudget", "max_kl"): p(guards.case("kl_budget"), "kl_budget.max_kl=60"),
+    ("Fluency", "max_drop"): p(guards.case("fluency"), "fluency.max_drop=3"),
+    ("Entropy", "min_share"): p(guards.case("entropy"), "entropy.min_share=0.01"),
+    ("Repetition", "max_rise"): p(guards.case("repetition"), "repetition.max_rise=0.9"),
+    ("Length", "max_factor"): p(guards.case("length"), "length.max_factor=9"),
+    ("EosRate", "min_share"): p(guards.case("eos_rate"), "eos_rate.min_share=0.1"),
+    **{(cls, "updates"): p(guards.case(x), f"{x}.updates=5") for cls, x in DRIFTS.items()},
+    ("Andon", "pairs"): p(guards.figures, "andon.pairs=3"),
+    ("Andon", "candidates"): p(guards.figures, "andon.candidates=4"),
+    ("Andon", "limit"): p(guards.case("andon"), "andon.limit=9"),
+    ("WinRate", "pairs"): p(guards.wins, "win_rate.pairs=3"),
+    ("WinRate", "limit"): p(guards.case("win_rate"), "win_rate.limit=9"),
+    ("Trend", "standard_errors"): p(guards.case("trend"), "trend.standard_errors=9"),
+    ("Trend", "evaluations"): p(guards.case("trend"), "trend.evaluations=5"),
+    ("Disagreement", "reward_models"): p(
+        recipes.guards_of_ppo,
+        f"guards.disagreement.reward_models=[{recipes.OTHER_REWARD}]",
+        base=HELD_OUT_PROMPTS,
+    ),
+    ("Disagreement", "max_ratio"): p(guards.case("disagreement"), "disagreement.max_ratio=9"),
+    ("StopFile", "name"): p(guards.cord, "stop_file.name=HALT"),
+}
+GROUPS |= GUARDS
+
 # Fields of a recipe itself: (recipe, field) -> probe.
 
 FOLDER = {
@@ -164,7 +219,7 @@ FOLDER = {
 HELD_OUT = {
     "sft": ("data.test=[run/data/demonstrations.jsonl]",),
     "reward": ("data.test=[run/label/test_preferences.jsonl]",),
-    "ppo": ("eval_prompts.files=[run/data/test_prompts.jsonl]",),
+    "ppo": HELD_OUT_PROMPTS,
 }
 COMMON = {
     (recipe, field): probe
@@ -304,6 +359,7 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("ppo", "sampling"): of("ppo", "update", "sampling.temperature=0.5"),
     ("ppo", "truncation"): p(recipes.truncation_of_ppo, "truncation.token=soup"),
     ("ppo", "ppo"): of("ppo", "update", "ppo.gamma=0.9"),
+    ("ppo", "guards"): p(recipes.guards_of_ppo, "guards.kl_budget.max_kl=60"),
     ("sample", "mesh"): p(recipes.asked("sample"), "mesh.data=2"),
     ("sample", "prompts"): p(recipes.asked("sample"), "prompts.limit=5"),
     ("sample", "sampling"): p(recipes.asked("sample"), "sampling.temperature=0.5"),
@@ -434,9 +490,15 @@ def stage_fields() -> Iterator[tuple[str, str]]:
         for field in plain(cls):
             yield f"{stage}.{field}", RECIPE_FIELDS[recipe, field].change[0]
         for group, inner in groups(cls).items():
-            assert not groups(inner), "deeper groups need a deeper walk"
-            for field in plain(inner):
-                yield f"{stage}.{group}.{field}", GROUPS[inner.__name__, field].change[0]
+            for path, change in group_fields(inner):
+                yield f"{stage}.{group}.{path}", change
+
+
+def group_fields(cls: type[Config]) -> Iterator[tuple[str, str]]:
+    for field in plain(cls):
+        yield field, GROUPS[cls.__name__, field].change[0]
+    for group, inner in groups(cls).items():
+        yield from ((f"{group}.{path}", change) for path, change in group_fields(inner))
 
 
 def test_the_pipeline_passes_every_field_of_a_stage_on_or_refuses_it():

@@ -9,7 +9,8 @@ Written into the folder of the run: `guards.json`, and `guards.md` once a guard 
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -17,7 +18,7 @@ import pydantic
 from pydantic import Field
 
 from jaxrlhf.config import Config
-from jaxrlhf.errors import GuardError, nearest
+from jaxrlhf.errors import GuardError, NonFiniteError, nearest
 from jaxrlhf.guards.base import Guard, Seen
 from jaxrlhf.guards.direction import Canary, Direction, Readings, Signs, SignTest
 from jaxrlhf.guards.drift import Entropy, EosRate, Fluency, KLBudget, Length, Repetition
@@ -25,6 +26,7 @@ from jaxrlhf.guards.judged import Andon, Disagreement, Trend, WinRate
 
 REPORT, RECORD = "guards.md", "guards.json"
 CORD = "guards/stop_file"
+NON_FINITE = "non_finite"  # the loop's own guard, which cannot be switched off
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,10 @@ class GuardsConfig(Config):
         return {name: getattr(self, name) for name in self.names()}
 
 
+Figure = tuple[str, float, float]
+"""Name, first and newest value."""
+
+
 class Finding(NamedTuple):
     """What a guard has found so far."""
 
@@ -121,7 +127,7 @@ class Panel:
     ):
         self.config, self.folder = config, folder
         self.blind, self.lowest = blind, lowest
-        self.seen, self.found = Seen(), dict[str, Finding]()
+        self.seen, self.found, self.step = Seen(), dict[str, Finding](), 0
         self.watching = {
             name: guard
             for name, guard in config.all().items()
@@ -147,7 +153,7 @@ class Panel:
         names = {name for guard in self.watching.values() for name in guard.figures}
         self.seen.add({name: metrics[name] for name in names if name in metrics})
         self.seen.add({CORD: float((self.folder / self.config.stop_file.name).exists())})
-        before = dict(self.found)
+        before, self.step = dict(self.found), step
         now = self._note(step)
         stopping = {name: says for name, says in now.items() if self.stops(name)}
         for name in now.keys() - stopping:
@@ -157,13 +163,23 @@ class Panel:
             self.record(stopped=step if stopping else None)
         return self._stop(step, stopping) if stopping else None
 
+    @contextmanager
+    def finite(self) -> Iterator[None]:
+        """Around training: the loop lets no number pass that is not finite; the report is ours."""
+        try:
+            yield
+        except NonFiniteError as error:
+            self._report(self.step, {NON_FINITE: str(error)})
+            raise
+
     def stops(self, name: str) -> bool:
         """Whether a guard ends the run, or only warns."""
         return not (self.config.dry_run or name in self.config.warn)
 
     def status(self) -> dict[str, str]:
         """Guard -> what it does and what it found, in words."""
-        return {name: self._status(name) for name in self.config.names()}
+        always = {NON_FINITE: "watches; found nothing"}  # or there is no model to speak of
+        return always | {name: self._status(name) for name in self.config.names()}
 
     def record(self, *, stopped: int | None = None) -> None:
         """Write `guards.json`."""
@@ -207,8 +223,7 @@ class Panel:
         )
 
     def _stop(self, step: int, stopping: Mapping[str, str]) -> GuardError:
-        where = self.folder / REPORT
-        write(where, report(step, stopping, self.status(), self._figures(stopping), self.lowest()))
+        where = self._report(step, stopping)
         said = "; ".join(f"guard {name}: {says}" for name, says in stopping.items())
         state = f"the state is checkpoint {step}" if step else "nothing has been trained"
         names = ", ".join(stopping)
@@ -217,26 +232,34 @@ class Panel:
             f"samples; {state}; guards.warn=[{names}] goes on all the same"
         )
 
-    def _figures(self, names: Iterable[str]) -> list[tuple[str, float | None, float]]:
-        """Name, first and newest value of the figures that these guards read."""
-        wanted = dict.fromkeys(x for name in names for x in self.watching[name].figures)
-        return [
-            (x, self.seen.first(x), self.seen.last(x, 1)[0]) for x in wanted if self.seen.last(x)
-        ]
+    def _report(self, step: int, stopping: Mapping[str, str]) -> Path:
+        where, figures = self.folder / REPORT, self._figures(stopping)
+        write(where, report(step, stopping, self.status() | dict(stopping), figures, self.lowest()))
+        return where
+
+    def _figures(self, names: Iterable[str]) -> list[Figure]:
+        """Of the figures that these guards read."""
+        known = [self.watching[name] for name in names if name in self.watching]
+        found: dict[str, Figure] = {}
+        for name in (name for guard in known for name in guard.figures):
+            if (first := self.seen.first(name)) is not None:
+                found[name] = (name, first, self.seen.last(name, 1)[0])
+        return list(found.values())
 
 
 def report(
     step: int,
     stopping: Mapping[str, str],
     status: Mapping[str, str],
-    figures: Sequence[tuple[str, float | None, float]],
+    figures: Sequence[Figure],
     lowest: Sequence[Mapping[str, Any]],
 ) -> str:
     """Markdown: what stopped the run, with numbers, and the samples it made then."""
     lines = [f"# Stopped by a guard after update {step}", ""]
     lines += [f"- **{name}**: {says}" for name, says in stopping.items()]
-    lines += ["", "| figure | first | now |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {first:.6g} | {now:.6g} |" for name, first, now in figures]
+    if figures:
+        lines += ["", "| figure | first | now |", "| --- | --- | --- |"]
+        lines += [f"| {name} | {first:.6g} | {now:.6g} |" for name, first, now in figures]
     lines += ["", "## All guards", "", "| guard | |", "| --- | --- |"]
     lines += [f"| {name} | {cell(says)} |" for name, says in status.items()]
     if lowest:

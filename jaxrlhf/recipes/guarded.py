@@ -62,7 +62,8 @@ class Guarded:
         self._base: PolicyEvaluation | None = None
         self._newest: dict[str, np.ndarray] = {}
         self.panel = Panel(config, run.folder, blind=blind(config, run), lowest=self.lowest)
-        self._start = self.startup(config)
+        self._canaries = canary_rollouts(run, config) if self._watched("canary") else None
+        self._start = self.startup()
 
     def begin(self, log: Sequence[Mapping[str, float]]) -> None:
         """Before the first step of this process; `log` is what the run has written so far."""
@@ -77,10 +78,10 @@ class Guarded:
         figures = self.rollouts(step, state) | self.likelier(step, state)
         return figures | {"time/guards_s": time.perf_counter() - started}
 
-    def held_out(self, step: int, found: PolicyEvaluation) -> dict[str, float]:
-        """Figures of an evaluation on held-out prompts."""
+    def held_out(self, state: Any, found: PolicyEvaluation) -> dict[str, float]:
+        """Figures of an evaluation on held-out prompts; the canaries are asked again."""
+        step, figures = int(state.step), self.canaries(state.extra)
         self._base = base = self._base or self._reference()
-        figures: dict[str, float] = {}
         if self._watched("trend"):
             figures |= judged.trend(found.columns["score"], base.columns["score"])
         if self._watched("disagreement"):
@@ -115,24 +116,25 @@ class Guarded:
 
     # Figures.
 
-    def startup(self, config: GuardsConfig) -> dict[str, float]:
+    def startup(self) -> dict[str, float]:
         """Of the reward path, before anything is trained."""
-        figures: dict[str, float] = {}
         settings, extra = self.run.settings, algorithm.initial_extra(self.run.settings)
+        figures = self.canaries(extra)
         if self._watched("sign_test"):
             figures |= direction.sign_test(
                 lambda batch: np.asarray(algorithm.push(extra, batch, settings)),
                 has_kl=settings.kl_coef > 0,
             )
-        if self._watched("canary"):
-            chosen, rejected = canary_rollouts(self.run, config)
-            scores = [
-                np.asarray(rewards.as_scores(self.run.reward_fn(x), batch_size=len(x.tokens)))
-                for x in (chosen, rejected)
-            ]
-            paid = self.delivered(extra, as_batch((chosen, rejected), np.concatenate(scores)))
-            figures |= direction.canary(*np.split(paid, 2))
         return figures
+
+    def canaries(self, extra: Any) -> dict[str, float]:
+        """Of the canary pairs, paid as the policy's responses are."""
+        if self._canaries is None:
+            return {}
+        asked = [(self.run.reward_fn(x), len(x.tokens)) for x in self._canaries]
+        scores = [np.asarray(rewards.as_scores(x, batch_size=size)) for x, size in asked]
+        paid = self.delivered(extra, as_batch(self._canaries, np.concatenate(scores)))
+        return direction.canary(*np.split(paid, 2))
 
     def rollouts(self, step: int, state: Any) -> dict[str, float]:
         """Of the newest batch."""

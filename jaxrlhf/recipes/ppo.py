@@ -184,11 +184,11 @@ def run(
         )
 
     def evaluate(state) -> dict[str, float]:
-        step, found = int(state.step), look(policy_of(state.params))
-        write_completions(logs[-1], step, found, config.shown_completions)
+        found = look(policy_of(state.params))
+        write_completions(logs[-1], int(state.step), found, config.shown_completions)
         metrics = found.means()
         metrics["objective/score_heldout"] = metrics["eval/score"]
-        return metrics | guarded.held_out(step, found)
+        return metrics | guarded.held_out(state, found)
 
     batches = []
     if config.eval_prompts.files:
@@ -222,19 +222,20 @@ def run(
         saved.describe(stage.description_dir, lm, tokenizer, family=family)
         first_example.of_prompts(tokenizer, prompts.columns)
 
-    state = stages.train(
-        stage,
-        method,
-        parts.trained,
-        pipeline.batches(prompts, batch_size=config.batch_size, seed=config.seed),
-        steps=steps,
-        mesh=mesh,
-        hooks=hooks,
-        shown=("objective/score", "objective/kl_k1"),
-        open_log=open_log,
-        prepare=prepare,
-        watch=guarded.panel.watch,
-    )
+    with guarded.panel.finite():
+        state = stages.train(
+            stage,
+            method,
+            parts.trained,
+            pipeline.batches(prompts, batch_size=config.batch_size, seed=config.seed),
+            steps=steps,
+            mesh=mesh,
+            hooks=hooks,
+            shown=("objective/score", "objective/kl_k1"),
+            open_log=open_log,
+            prepare=prepare,
+            watch=guarded.panel.watch,
+        )
     guarded.panel.record()
     summary = {"steps": steps, **stage.last_metrics()}
     readme = saved.model_card(
