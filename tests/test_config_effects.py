@@ -236,7 +236,7 @@ COMMON = {
     }.items()
 }
 REWARD_RULE = ("reward_model=null", "reward_function=recipe_probes:by_letters")
-SECOND = f"{micro.scratch()}/second.yaml"
+SECOND, FEWER_TESTS = (f"{micro.scratch()}/{name}.yaml" for name in ("second", "fewer_tests"))
 
 RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     **COMMON,
@@ -312,6 +312,17 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("seeds", "max_kl"): p(recipes.repetition, "max_kl=0.5"),
     ("seeds", "min_legal"): p(recipes.repetition, "min_legal=0.95"),
     ("seeds", "min_passes"): p(recipes.repetition, "min_passes=3"),
+    ("lab sign-flip", "output_dir"): p(recipes.sign_flip, "output_dir=elsewhere"),
+    ("lab sign-flip", "config"): p(
+        recipes.sign_flip, f"config={FEWER_TESTS}", base=("overrides=[]",)
+    ),
+    ("lab sign-flip", "overrides"): p(recipes.sign_flip, "overrides=[test_preferences=5]"),
+    ("lab sign-flip", "seeds"): p(recipes.sign_flip, "seeds=[3]"),
+    ("lab sign-flip", "rounds"): p(recipes.sign_flip, "rounds=3"),
+    ("lab sign-flip", "updates"): p(recipes.sign_flip, "updates=2"),
+    ("lab sign-flip", "pairs"): p(recipes.sign_flip, "pairs=16"),
+    ("lab sign-flip", "test_pairs"): p(recipes.sign_flip, "test_pairs=5"),
+    ("lab sign-flip", "results"): p(recipes.sign_flip, "results=here"),
     ("inspect", "path"): p(recipes.inspected, "path=run/reward/model"),
     ("inspect", "recipe"): p(recipes.inspected, "recipe=ppo"),
     ("inspect", "config"): p(recipes.inspected, "config=run/ppo/config.yaml", base=("recipe=ppo",)),
@@ -430,6 +441,8 @@ def second_pipeline():
     text = (micro.pipeline() / "micro.yaml").read_text()
     with open(SECOND, "w") as file:
         file.write(text.replace("max_steps: 8", "max_steps: 7"))
+    with open(FEWER_TESTS, "w") as file:
+        file.write(text.replace("test_preferences: 8", "test_preferences: 7"))
     recipes.make_other_reward()
     recipes.make_fewer_samples()
     recipes.make_other_vocabularies()

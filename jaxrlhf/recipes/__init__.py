@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Recipe(NamedTuple):
-    """A command of the CLI. `module` has `CONFIG` (a Config class) and `run(config)`.
+    """A command of the CLI, of one word or two. `module` has `CONFIG` and `run(config)`.
 
     `positional` is the field that a first word without "=" sets: `jaxrlhf inspect PATH`.
     """
@@ -47,5 +47,9 @@ RECIPES: dict[str, Recipe] = {
         "a checkpoint or a model as a Hugging Face folder",
         "jaxrlhf.recipes.export",
         positional="path",
+    ),
+    "lab sign-flip": Recipe(
+        "the sign error of 2019 and its relatives, with and without guards",
+        "jaxrlhf.recipes.lab_sign_flip",
     ),
 }

@@ -75,13 +75,24 @@ class Guarded:
             return self._start
         started = time.perf_counter()
         self._newest = {name: np.asarray(x) for name, x in batch.items()}
-        figures = self.rollouts(step, state) | self.likelier(step, state)
+        figures = self.rollouts(step, state) | self.likelier(step, state, batch)
         return figures | {"time/guards_s": time.perf_counter() - started}
 
     def held_out(self, state: Any, found: PolicyEvaluation) -> dict[str, float]:
         """Figures of an evaluation on held-out prompts; the canaries are asked again."""
-        step, figures = int(state.step), self.canaries(state.extra)
-        self._base = base = self._base or self._reference()
+        if self._base is None and any(map(self._watched, ("trend", "disagreement", "win_rate"))):
+            self._base = self._reference()
+        started = time.perf_counter()
+        figures = self.canaries(state.extra)
+        if self._base is not None:
+            figures |= self.against(self._base, found, step=int(state.step))
+        return figures | {"time/guards_held_out_s": time.perf_counter() - started}
+
+    def against(
+        self, base: PolicyEvaluation, found: PolicyEvaluation, *, step: int
+    ) -> dict[str, float]:
+        """The policy on held-out prompts, against the reference on the same."""
+        figures: dict[str, float] = {}
         if self._watched("trend"):
             figures |= judged.trend(found.columns["score"], base.columns["score"])
         if self._watched("disagreement"):
@@ -89,13 +100,10 @@ class Guarded:
             policy, reference = (np.stack([e.columns[n] for n in names]) for e in (found, base))
             figures |= judged.disagreement(policy, reference)
         if self._watched("win_rate") and step and self.run.compare:
-            policy, reference = (
-                list(zip(e.prompts, e.responses, strict=True)) for e in (found, base)
-            )
             figures |= judged.win_rate(
                 self._sum(judged.WINS),
-                policy,
-                reference,
+                list(zip(found.prompts, found.responses, strict=True)),
+                list(zip(base.prompts, base.responses, strict=True)),
                 self.run.compare,
                 settings=self.panel.config.win_rate,
                 key=(self.run.seed, step),
@@ -163,22 +171,22 @@ class Guarded:
             )
         return figures
 
-    def likelier(self, step: int, state: Any) -> dict[str, float]:
+    def likelier(self, step: int, state: Any, batch: Any) -> dict[str, float]:
         """Of what one of the first updates did to the log-probs of its own batch."""
         if not self._watched("direction") or step > self.panel.config.direction.updates:
             return {}
-        batch, run = self._newest, self.run
+        run, length = self.run, batch["log_probs"].shape[1]
         now = inference.score(
             run.lm,
             run.policy_of(state.params),
             batch["tokens"],
             batch["mask"],
-            response_length=batch["log_probs"].shape[1],
+            response_length=length,
             temperature=run.sampling.temperature,
             chunk_size=run.chunk_size,
         )
-        change = np.asarray(now.log_probs) - batch["log_probs"]
-        return direction.direction(change.sum(axis=1), batch["scores"])
+        change = np.asarray(now.log_probs) - self._newest["log_probs"]
+        return direction.direction(change.sum(axis=1), self._newest["scores"])
 
     def delivered(self, extra: Any, batch: Mapping[str, Any]) -> np.ndarray:
         """`[B]` sums of token rewards, by the algorithm's own path."""

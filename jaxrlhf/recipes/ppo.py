@@ -9,7 +9,7 @@ With `lora` adapters of both train, and the value head; the reference is the pol
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from jaxrlhf import rewards
+from jaxrlhf import loop, rewards
 from jaxrlhf.algorithms import ppo as algorithm
 from jaxrlhf.algorithms.base import whole
 from jaxrlhf.algorithms.rollouts import Truncation, check_sampling
@@ -113,10 +113,12 @@ def run(
     reward_fn: rewards.RewardFn | None = None,
     judge: Judge | None = None,
     compare: Compare | None = None,
+    hooks: Sequence[loop.Hook] = (),
 ) -> dict[str, Any]:
     """Train, save `model/`; the summary has the last step's metrics.
 
-    `compare` labels pairs for the guards; by default `guards.labeller` does.
+    `compare` labels pairs for the guards; by default `guards.labeller` does. `hooks` come after
+    the evaluation and the guards' own.
     """
     stage = stages.TrainingStage(config)
     if summary := stage.summary():
@@ -157,7 +159,8 @@ def run(
         chunk_size=config.chunk_size,
         frozen=parts.frozen,
     )
-    hooks, logs = [], []
+    looks: list[loop.Hook] = []
+    logs: list[MetricsWriter] = []
 
     def open_log(first_step: int) -> MetricsWriter:
         logs.append(stage.open_log(first_step))
@@ -195,7 +198,7 @@ def run(
         held_out, _ = rows.prompts(tokenizer, config.eval_prompts, field="eval_prompts")
         rows.leave_room(lm, held_out, sampling, field="eval_prompts")
         batches.append(held_out.take(np.arange(len(held_out))))
-        hooks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
+        looks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
     if compare is None and config.guards.labeller:
         compare = named_function("guards.labeller", config.guards.labeller)
     run = guarding.Run(
@@ -214,7 +217,7 @@ def run(
         others=others,
     )
     guarded = guarding.Guarded(config.guards, run, reference=lambda: look(reference))
-    hooks.append(guarded.hook)
+    looks.append(guarded.hook)
 
     def prepare():
         bases = {"policy": base, "value network": config.reward_model}
@@ -230,7 +233,7 @@ def run(
             pipeline.batches(prompts, batch_size=config.batch_size, seed=config.seed),
             steps=steps,
             mesh=mesh,
-            hooks=hooks,
+            hooks=[*looks, *hooks],
             shown=("objective/score", "objective/kl_k1"),
             open_log=open_log,
             prepare=prepare,
