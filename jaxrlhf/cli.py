@@ -4,7 +4,8 @@
 recipe does, its fields and their checks are the recipe's and `config.py`'s; none is known here.
 
 Exit codes: 0 done; 2 something the user can put right (printed without a traceback); 3 a loss or
-metric was not finite; 130 interrupted from the keyboard; 1 a bug, with its traceback.
+metric was not finite; 4 a guard stopped the run; 130 interrupted from the keyboard; 1 a bug, with
+its traceback.
 """
 
 import argparse

@@ -34,6 +34,12 @@ class NonFiniteError(UserError):
     exit_code = 3
 
 
+class GuardError(UserError):
+    """A guard stopped a run that was going wrong; its state is saved and a report is written."""
+
+    exit_code = 4
+
+
 def nearest(value: object, choices: Iterable[str]) -> str | None:
     """The choice most like `value`, or None where none is alike.
 

@@ -2,7 +2,7 @@
 
 The mesh and layout, `jit` of init and update (donated, with pinned output layouts), the keys
 (all derived from the seed and the step, so none is stored), checkpoints, metrics, hooks, and the
-ways to stop: done, a signal, a number that is not finite. It knows no algorithm.
+ways to stop: done, a signal, a number that is not finite, a guard. It knows no algorithm.
 """
 
 import signal
@@ -37,6 +37,10 @@ class Store(Protocol):
 Hook = Callable[[int, State, Batch | None], Mapping[str, float]]
 """`(step, state, batch) -> metrics`, after an update; step 0 (batch None) is before the first."""
 
+Watch = Callable[[int, Mapping[str, float]], Exception | None]
+"""`(step, metrics) -> what ends the run`: looks at all there is of a step, once it is written down.
+It is asked before the first update too, after a resume with no metrics."""
+
 
 class Stopped(SystemExit):
     """SIGTERM arrived; the state was saved at a step boundary. Exits 0."""
@@ -55,6 +59,7 @@ def fit(
     open_log: Callable[[int], Log] | None = None,
     hooks: Sequence[Hook] = (),
     on_step: Callable[[int, Mapping[str, float]], None] | None = None,
+    watch: Watch | None = None,
 ) -> State:
     """Run `algorithm` for `steps` updates, from the newest checkpoint if there is one.
 
@@ -73,11 +78,13 @@ def fit(
       open_log: `first_step -> Log`; what a log holds of later steps is to be dropped.
       hooks: evaluations, called after every update and once before the first.
       on_step: for a progress bar.
+      watch: guards; what they return is raised as soon as the state of that step is saved.
     Returns:
       The final state.
     Raises:
       NonFiniteError: a metric is NaN or infinite; the step is not saved.
       Stopped: a signal asked for the end; the state is saved.
+      Exception: what `watch` returned.
     """
     mesh = mesh or sharding.make_mesh(1, 1)
     root = jax.random.key(seed)
@@ -97,8 +104,10 @@ def fit(
 
     try:
         with _stop_signals() as stop:
-            if first == 0:
-                _write(log, 0, _run_hooks(hooks, 0, state, None))
+            metrics = _run_hooks(hooks, 0, state, None) if first == 0 else {}
+            _write(log, 0, metrics)
+            if alarm := watch and watch(first, metrics):
+                raise alarm
             for step in range(first, steps):
                 compiled, compile_s = counter.count, counter.seconds
                 collect_key, update_key = jax.random.split(jax.random.fold_in(root, step))
@@ -118,11 +127,14 @@ def fit(
                 _write(log, step + 1, metrics)
                 if on_step:
                     on_step(step + 1, metrics)
+                alarm = watch and watch(step + 1, metrics)
                 last, stopping = step + 1 == steps, stop.is_set()
                 due = save_steps and (step + 1) % save_steps == 0
-                if store and (last or stopping or due):
+                if store and (last or stopping or due or alarm):
                     store.save(step + 1, state, batches)
                     kept = step + 1
+                if alarm:
+                    raise alarm
                 if stopping and not last:
                     raise Stopped(0)
     finally:

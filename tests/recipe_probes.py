@@ -8,6 +8,7 @@ run on the models and files of the tiny pipeline (`micro.py`).
 import contextlib
 import functools
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,9 @@ import micro
 import numpy as np
 from config_probes import Overrides, content, new_folder, program, refusal, shapes
 
-from jaxrlhf import inference, rewards
+from jaxrlhf import inference, plots, rewards
 from jaxrlhf.algorithms import ppo as ppo_algorithm
+from jaxrlhf.algorithms.base import State
 from jaxrlhf.data import preferences
 from jaxrlhf.hf import folder
 from jaxrlhf.metrics import read_completions
@@ -30,7 +32,10 @@ from jaxrlhf.recipes import (
     classify,
     export,
     generate,
+    guarded,
     inspect_model,
+    lab_sign_flip,
+    lab_sign_flip_report,
     ppo,
     reward,
     rlhf,
@@ -285,6 +290,33 @@ def completions(*overrides: str) -> list[dict]:
     return ppo_seen(*overrides).completions
 
 
+def guards_of_ppo(*overrides: str) -> str:
+    """How the guards of a PPO run are set, as the one who watches has them."""
+    made: list[Any] = []
+    begin = guarded.Guarded.__init__
+
+    def spy(self, config, run, **options):
+        made.append((config, sorted(run.others), run.compare))
+        begin(self, config, run, **options)
+
+    with mock.patch.object(guarded.Guarded, "__init__", spy):
+        training_stage.__wrapped__("ppo", *overrides)
+    return repr(made)
+
+
+def first_is_better(a: tuple[str, str], b: tuple[str, str]) -> bool:
+    """A labeller, for `guards.labeller`."""
+    return True
+
+
+CANARIES: Overrides = ("guards.canary.files=[run/label/test_preferences.jsonl]",)
+
+
+def first_figures(*overrides: str) -> str:
+    """What guards find before training, of the tiny pipeline's own test pairs."""
+    return repr(training_stage("ppo", *overrides).given["hooks"][-1](0, None, None))
+
+
 def truncation_of_ppo(*overrides: str) -> str:
     return repr(ppo_seen(*overrides).truncation)
 
@@ -463,3 +495,48 @@ def repetition(*overrides: str) -> str:
     ):
         verdict = seeds.run(seeds.SeedsConfig.load(None, (*fixed, *overrides)))
     return repr((ran, verdict, sorted(path.name for path in home.rglob("*.md"))))
+
+
+def sign_flip(*overrides: str) -> str:
+    """What the laboratory runs, what a round asks of its labeller, and what is written."""
+    ran: list[Any] = []
+    home = new_folder()
+
+    def run(config: rlhf.RLHFConfig) -> dict[str, Any]:
+        ran.append((config.output_dir, config.seed, config.test_preferences))
+        shutil.copytree(micro.pipeline() / "run", config.output_dir, dirs_exist_ok=True)
+        return {}
+
+    def train(config: ppo.PPOConfig, *, hooks: Sequence[Any] = (), **options: Any) -> dict:
+        ran.append((config.output_dir, config.seed, config.max_steps, config.eval_steps))
+        stages.write_json(Path(config.output_dir) / "guards.json", {"found": {}, "stopped": None})
+        policy = saved.load_lm(str(config.policy), blocks.MeshConfig().build()).params
+        for step in range(1, (config.max_steps or 0) + 1):
+            for hook in hooks:
+                hook(step, State(jnp.int32(step), {"policy": policy}, {}, {}), {})
+        return {}
+
+    def reward_model(config: reward.RewardConfig) -> dict[str, Any]:
+        folder = Path(config.output_dir)
+        ran.append((str(folder), [len(Path(x).read_text().splitlines()) for x in rows_of(config)]))
+        shutil.copytree(micro.pipeline() / "run" / "reward", folder, dirs_exist_ok=True)
+        return {}
+
+    def rows_of(config: reward.RewardConfig) -> tuple[str, ...]:
+        return (*config.data.train, *config.data.test)
+
+    fixed = (
+        f"config={micro.pipeline() / 'micro.yaml'}",
+        *("rounds=2", "updates=1", "pairs=12", "test_pairs=4"),
+    )
+    with (
+        contextlib.chdir(home),
+        mock.patch.object(lab_sign_flip, "CELLS", {"(-,+)": (-1, 1)}),
+        mock.patch.object(rlhf, "run", run),
+        mock.patch.object(ppo, "run", train),
+        mock.patch.object(reward, "run", reward_model),
+        mock.patch.object(lab_sign_flip_report, "RULES", ()),
+        mock.patch.object(plots, "png", lambda _: b""),
+    ):
+        lab_sign_flip.run(lab_sign_flip.CONFIG.load(None, (*fixed, *overrides)))
+    return repr((ran, sorted(path.name for path in home.rglob("*.md"))))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import cai_probes as cai
 import cai_tiny
 import config_probes as probes
+import guard_probes as guards
 import micro
 import pytest
 import recipe_probes as recipes
@@ -65,6 +66,7 @@ def w2s(*change: str, base: tuple[str, ...] = ()) -> Probe:
 
 # Groups: (class, field) -> probe. The change is an override of the class itself.
 
+HELD_OUT_PROMPTS = ("eval_prompts.files=[run/data/test_prompts.jsonl]",)
 MODEL, OPTIMIZER, DATA = probes.model, probes.optimizer, probes.data
 PROMPTS, SAMPLING, TASK = probes.prompts, probes.sampling, probes.task
 SENTIMENT = ("kind=sentiment",)
@@ -242,6 +244,59 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("RuleConfig", "min_passes"): w2s("rule.min_passes=2", base=JUDGED),
 }
 
+# Groups of guards. A limit is tried on a log in which the guard stops the run (`guard_cases.py`).
+
+DRIFTS = {
+    "Fluency": "fluency",
+    "Entropy": "entropy",
+    "Repetition": "repetition",
+    "Length": "length",
+    "EosRate": "eos_rate",
+}
+GUARDS: dict[tuple[str, str], Probe] = {
+    ("GuardsConfig", "dry_run"): p(guards.case("kl_budget"), "dry_run=true"),
+    ("GuardsConfig", "warn"): p(guards.case("kl_budget"), "warn=[kl_budget]"),
+    ("GuardsConfig", "off"): p(guards.case("kl_budget"), "off=[kl_budget]"),
+    ("GuardsConfig", "labeller"): p(
+        recipes.guards_of_ppo, "guards.labeller=recipe_probes:first_is_better"
+    ),
+    ("Canary", "files"): p(
+        recipes.first_figures, "guards.canary.files=[run/label/preferences.jsonl]"
+    ),
+    ("Canary", "columns"): p(
+        recipes.first_figures,
+        "guards.canary.columns={chosen: rejected, rejected: chosen}",
+        base=recipes.CANARIES,
+    ),
+    ("Canary", "pairs"): p(recipes.first_figures, "guards.canary.pairs=3", base=recipes.CANARIES),
+    ("Canary", "min_right"): p(guards.case("canary"), "canary.min_right=0.3"),
+    ("Readings", "min_correlation"): p(guards.case("readings"), "readings.min_correlation=0.9"),
+    ("Direction", "updates"): p(guards.figures, "direction.updates=1"),
+    ("Direction", "standard_errors"): p(guards.case("direction"), "direction.standard_errors=99"),
+    ("KLBudget", "max_kl"): p(guards.case("kl_budget"), "kl_budget.max_kl=60"),
+    ("Fluency", "max_drop"): p(guards.case("fluency"), "fluency.max_drop=3"),
+    ("Entropy", "min_share"): p(guards.case("entropy"), "entropy.min_share=0.01"),
+    ("Repetition", "max_rise"): p(guards.case("repetition"), "repetition.max_rise=0.9"),
+    ("Length", "max_factor"): p(guards.case("length"), "length.max_factor=9"),
+    ("EosRate", "min_share"): p(guards.case("eos_rate"), "eos_rate.min_share=0.1"),
+    **{(cls, "updates"): p(guards.case(x), f"{x}.updates=5") for cls, x in DRIFTS.items()},
+    ("Andon", "pairs"): p(guards.figures, "andon.pairs=3"),
+    ("Andon", "candidates"): p(guards.figures, "andon.candidates=4"),
+    ("Andon", "limit"): p(guards.case("andon"), "andon.limit=9"),
+    ("WinRate", "pairs"): p(guards.wins, "win_rate.pairs=3"),
+    ("WinRate", "limit"): p(guards.case("win_rate"), "win_rate.limit=9"),
+    ("Trend", "standard_errors"): p(guards.case("trend"), "trend.standard_errors=9"),
+    ("Trend", "evaluations"): p(guards.case("trend"), "trend.evaluations=5"),
+    ("Disagreement", "reward_models"): p(
+        recipes.guards_of_ppo,
+        f"guards.disagreement.reward_models=[{recipes.OTHER_REWARD}]",
+        base=HELD_OUT_PROMPTS,
+    ),
+    ("Disagreement", "max_ratio"): p(guards.case("disagreement"), "disagreement.max_ratio=9"),
+    ("StopFile", "name"): p(guards.cord, "stop_file.name=HALT"),
+}
+GROUPS |= GUARDS
+
 # Fields of a recipe itself: (recipe, field) -> probe.
 
 FOLDER = {
@@ -256,6 +311,7 @@ HELD_OUT = {
     "reward": ("data.test=[run/label/test_preferences.jsonl]",),
     "ppo": ("eval_prompts.files=[run/data/test_prompts.jsonl]",),
     "classify": (f"data.test=[{recipes.LABELLED}]",),
+    "ppo": HELD_OUT_PROMPTS,
 }
 COMMON = {
     (recipe, field): probe
@@ -294,7 +350,7 @@ CAI = {
     for field, change in (ASKS if recipe == "cai critique-revise" else CHOOSES).items()
 }
 REWARD_RULE = ("reward_model=null", "reward_function=recipe_probes:by_letters")
-SECOND = f"{micro.scratch()}/second.yaml"
+SECOND, FEWER_TESTS = (f"{micro.scratch()}/{name}.yaml" for name in ("second", "fewer_tests"))
 
 RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     **COMMON,
@@ -408,6 +464,17 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("seeds", "max_kl"): p(recipes.repetition, "max_kl=0.5"),
     ("seeds", "min_legal"): p(recipes.repetition, "min_legal=0.95"),
     ("seeds", "min_passes"): p(recipes.repetition, "min_passes=3"),
+    ("lab sign-flip", "output_dir"): p(recipes.sign_flip, "output_dir=elsewhere"),
+    ("lab sign-flip", "config"): p(
+        recipes.sign_flip, f"config={FEWER_TESTS}", base=("overrides=[]",)
+    ),
+    ("lab sign-flip", "overrides"): p(recipes.sign_flip, "overrides=[test_preferences=5]"),
+    ("lab sign-flip", "seeds"): p(recipes.sign_flip, "seeds=[3]"),
+    ("lab sign-flip", "rounds"): p(recipes.sign_flip, "rounds=3"),
+    ("lab sign-flip", "updates"): p(recipes.sign_flip, "updates=2"),
+    ("lab sign-flip", "pairs"): p(recipes.sign_flip, "pairs=16"),
+    ("lab sign-flip", "test_pairs"): p(recipes.sign_flip, "test_pairs=5"),
+    ("lab sign-flip", "results"): p(recipes.sign_flip, "results=here"),
     ("inspect", "path"): p(recipes.inspected, "path=run/reward/model"),
     ("inspect", "recipe"): p(recipes.inspected, "recipe=ppo"),
     ("inspect", "config"): p(recipes.inspected, "config=run/ppo/config.yaml", base=("recipe=ppo",)),
@@ -471,6 +538,7 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("cai judge", "sampling"): p(JUDGE, "sampling.temperature=0.5", base=("think=true",)),
     ("cai judge", "server"): p(JUDGE, "server.model=other", base=cai.SERVED),
     ("cai judge", "pairs"): p(JUDGE, "pairs.limit=5"),
+    ("ppo", "guards"): p(recipes.guards_of_ppo, "guards.kl_budget.max_kl=60"),
     ("sample", "mesh"): p(recipes.asked("sample"), "mesh.data=2"),
     ("sample", "prompts"): p(recipes.asked("sample"), "prompts.limit=5"),
     ("sample", "sampling"): p(recipes.asked("sample"), "sampling.temperature=0.5"),
@@ -547,6 +615,8 @@ def second_pipeline():
     text = (micro.pipeline() / "micro.yaml").read_text()
     with open(SECOND, "w") as file:
         file.write(text.replace("max_steps: 8", "max_steps: 7"))
+    with open(FEWER_TESTS, "w") as file:
+        file.write(text.replace("test_preferences: 8", "test_preferences: 7"))
     recipes.make_other_reward()
     recipes.make_fewer_samples()
     recipes.make_other_vocabularies()
@@ -610,9 +680,15 @@ def stage_fields(stages: dict[str, str]) -> Iterator[tuple[str, str]]:
         for field in plain(cls):
             yield f"{stage}.{field}", RECIPE_FIELDS[recipe, field].change[0]
         for group, inner in groups(cls).items():
-            assert not groups(inner), "deeper groups need a deeper walk"
-            for field in plain(inner):
-                yield f"{stage}.{group}.{field}", GROUPS[inner.__name__, field].change[0]
+            for path, change in group_fields(inner):
+                yield f"{stage}.{group}.{path}", change
+
+
+def group_fields(cls: type[Config]) -> Iterator[tuple[str, str]]:
+    for field in plain(cls):
+        yield field, GROUPS[cls.__name__, field].change[0]
+    for group, inner in groups(cls).items():
+        yield from ((f"{group}.{path}", change) for path, change in group_fields(inner))
 
 
 def test_the_experiment_passes_every_field_of_a_stage_on_or_refuses_it():

@@ -36,6 +36,7 @@ ONLY = {
     "sharding": ("models", "errors"),
     "hf": ("hf", "models", "sharding", "errors"),
     "optim": ("config", "errors"),
+    "guards": ("guards", "evals.statistics", "config", "errors"),
     "loop": ("sharding", "monitoring", "algorithms.base", "errors"),
     "cli": ("recipes", "config", "config_help", "progress", "errors"),
     "__main__": ("cli",),
@@ -50,8 +51,16 @@ LIGHT = (
     *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "sharding"),
     *("optim", "hf"),
 )
+<<<<<<< HEAD
 NO_JAX = ("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress")
 CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "recipes", "constitutional")
+=======
+NO_JAX = (
+    *("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress"),
+    "guards",
+)
+CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "guards", "recipes")
+>>>>>>> guards
 MESH_FREE = (
     *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "optim"),
     *("evals", "hf"),

@@ -341,3 +341,37 @@ def test_parameters_are_made_where_they_will_live():
     assert table.sharding == sharding.tree_sharding(mesh, params)["embed"]["embedding"]
     assert table.sharding.spec == jax.sharding.PartitionSpec("tensor", None)
     np.testing.assert_array_equal(table, jax.random.normal(jax.random.key(3), (8, 4)))
+
+
+class Alarm(Exception):
+    pass
+
+
+def test_what_watches_ends_the_run_after_the_step_is_written_down_and_saved():
+    store, log, seen = MemoryStore(), MemoryLog(), []
+
+    def watch(step, metrics):
+        seen.append((step, sorted(metrics)))
+        return Alarm(f"at {step}") if step == 3 else None
+
+    with pytest.raises(Alarm, match="at 3"):
+        fit(Toy(), steps=9, store=store, open_log=lambda step: log, watch=watch, hooks=[told])
+    assert list(store.saved) == [3] and log.rows[-1][0] == 3 and log.closed
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert seen[0][1] == ["told"] and {"told", "loss"} <= set(seen[1][1])
+
+
+def test_what_watches_is_asked_before_the_first_update_of_a_resumed_run():
+    store, seen = MemoryStore(), []
+    fit(Toy(), steps=2, store=store)
+    with pytest.raises(Alarm):
+        fit(Toy(), steps=4, store=store, watch=lambda *given: seen.append(given) or Alarm())
+    assert seen == [(2, {})] and list(store.saved) == [2]
+
+
+def test_watching_changes_nothing_that_is_trained():
+    assert w(fit(Toy(), watch=lambda *_: None)) == w(fit(Toy()))
+
+
+def told(step, state, batch):
+    return {"told": 1.0}

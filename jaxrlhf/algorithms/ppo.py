@@ -43,6 +43,7 @@ from jaxrlhf.algorithms.rollouts import (
 )
 from jaxrlhf.inference import token_stats
 from jaxrlhf.losses import advantages, divergences, log_probs, masked, policy
+from jaxrlhf.losses.log_probs import TokenStats
 from jaxrlhf.models import LM, heads
 from jaxrlhf.models.heads import ScalarModel, make_scalar_model
 from jaxrlhf.sampling import Sampling
@@ -159,11 +160,7 @@ def ppo(
     length = sampling.max_new_tokens
 
     def init(params, key):
-        extra = {"kl_coef": jnp.float32(settings.kl_coef)}
-        if settings.normalize_scores:
-            zero = jnp.zeros((), jnp.float32)
-            extra |= {"score_count": zero, "score_mean": zero, "score_m2": zero}
-        return new_state(params, optimizer, extra)
+        return new_state(params, optimizer, initial_extra(settings))
 
     def collect(state, next_batch, key):
         prompts = next_batch()
@@ -237,15 +234,7 @@ def ppo(
         return optax.apply_updates(params, updates), opt_state, metrics
 
     def update(state, batch, key, frozen=None):
-        extra, scores, score_metrics = shape_scores(
-            state.extra,
-            batch["scores"],
-            batch["complete"],
-            normalize=settings.normalize_scores,
-            clip=settings.reward_clip,
-            missing_eos_penalty=settings.missing_eos_penalty,
-            missing_eos_rule=settings.missing_eos_rule,
-        )
+        extra, scores, score_metrics = shaped(state.extra, batch, settings)
         rows, kl_coef = batch | {"shaped_scores": scores}, extra["kl_coef"]
 
         def one(params, opt_state, minibatch):
@@ -294,6 +283,55 @@ def ppo(
         return new, metrics | score_metrics | mean_over_updates(per_step, made)
 
     return Algorithm(init, collect, update, frozen)
+
+
+def initial_extra(settings: Settings) -> dict[str, Array]:
+    """What a state holds beside parameters: the KL coefficient, and the moments of the scores."""
+    extra = {"kl_coef": jnp.float32(settings.kl_coef)}
+    if settings.normalize_scores:
+        zero = jnp.zeros((), jnp.float32)
+        extra |= {"score_count": zero, "score_mean": zero, "score_m2": zero}
+    return extra
+
+
+def delivered(extra, batch, settings: Settings) -> Array:
+    """Token rewards `[B, N]` that an update would learn from: what the reward has become by then.
+
+    Guards ask; `update` takes the same steps.
+    """
+    extra, scores, _ = shaped(extra, batch, settings)
+    return token_rewards(batch | {"shaped_scores": scores}, extra["kl_coef"], settings)
+
+
+def push(extra, batch, settings: Settings) -> Array:
+    """Minus the gradient `[B, N]` of the loss in the log-probs: which tokens become likelier.
+
+    It is that of the first of several updates, on a batch that is one minibatch. Guards ask;
+    `update` takes the same steps.
+    """
+    extra, scores, _ = shaped(extra, batch, settings)
+    kl_coef = extra["kl_coef"]
+    rows = signal(batch | {"shaped_scores": scores}, kl_coef, settings)
+    total = jnp.sum(rows.response_mask).astype(jnp.float32)
+
+    def loss(log_probs):
+        stats = TokenStats(log_probs, batch["entropy"])
+        return losses(rows, stats, rows.old_values, kl_coef, total, settings)[0]
+
+    return -jax.grad(loss)(rows.old_log_probs)
+
+
+def shaped(extra, batch, settings: Settings):
+    """`shape_scores` by these settings."""
+    return shape_scores(
+        extra,
+        batch["scores"],
+        batch["complete"],
+        normalize=settings.normalize_scores,
+        clip=settings.reward_clip,
+        missing_eos_penalty=settings.missing_eos_penalty,
+        missing_eos_rule=settings.missing_eos_rule,
+    )
 
 
 def token_rewards(rows, kl_coef, settings: Settings) -> Array:

@@ -50,6 +50,7 @@ def evaluate_policy(
     decode: Callable[[Sequence[int]], str],
     reward_fn: rewards.RewardFn | None = None,
     judge: Judge | None = None,
+    others: Mapping[str, rewards.RewardFn] | None = None,
 ) -> PolicyEvaluation:
     """Sample and measure.
 
@@ -59,6 +60,7 @@ def evaluate_policy(
       decode: token ids -> text without special tokens.
       reward_fn: gives column `score`.
       judge: gives columns of its own, `gold` among them.
+      others: further rewards, a column each.
     Returns:
       Columns `kl` (nats a sequence), `length`, `complete`, and those of reward and judge.
     """
@@ -89,8 +91,9 @@ def evaluate_policy(
             "length": np.asarray(rollout.response_mask).sum(axis=1),
             "complete": np.asarray(rollout.finished).astype(np.float32),
         }
-        if reward_fn:
-            found["score"] = np.asarray(rewards.as_scores(reward_fn(view), batch_size=size))
+        asked = ({"score": reward_fn} if reward_fn else {}) | dict(others or {})
+        for name, reward in asked.items():
+            found[name] = np.asarray(rewards.as_scores(reward(view), batch_size=size))
         if judge:
             judged = judge(some_prompts, some_responses)
             found |= {

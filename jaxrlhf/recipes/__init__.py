@@ -67,4 +67,8 @@ RECIPES: dict[str, Recipe] = {
         "jaxrlhf.recipes.export",
         positional="path",
     ),
+    "lab sign-flip": Recipe(
+        "the sign error of 2019 and its relatives, with and without guards",
+        "jaxrlhf.recipes.lab_sign_flip",
+    ),
 }

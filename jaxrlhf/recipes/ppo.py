@@ -9,15 +9,15 @@ With `lora` adapters of both train, and the value head; the reference is the pol
 import importlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import jax
 import numpy as np
 import pydantic
 from pydantic import Field
 
-from jaxrlhf import rewards
+from jaxrlhf import loop, rewards
 from jaxrlhf.algorithms import ppo as algorithm
 from jaxrlhf.algorithms.base import whole
 from jaxrlhf.algorithms.rollouts import Truncation, check_sampling
@@ -25,10 +25,13 @@ from jaxrlhf.config import Config
 from jaxrlhf.data import chat, pipeline
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy, lowest_and_random
-from jaxrlhf.metrics import MetricsWriter
+from jaxrlhf.guards.judged import Compare
+from jaxrlhf.guards.panel import GuardsConfig
+from jaxrlhf.metrics import MetricsWriter, read_metrics
 from jaxrlhf.models import lora, make_scalar_model
 from jaxrlhf.optim import make_optimizer
 from jaxrlhf.recipes import adapters, blocks, first_example, rows, saved, stages
+from jaxrlhf.recipes import guarded as guarding
 from jaxrlhf.recipes.sample import SamplingConfig
 
 
@@ -88,6 +91,7 @@ class PPOConfig(blocks.TrainConfig):
     shown_completions: int = Field(
         default=4, ge=0, description="lowest-scored and random rows a table"
     )
+    guards: GuardsConfig = Field(default=GuardsConfig(), description="what stops a run")
 
     @pydantic.model_validator(mode="after")
     def _can_be_learned_from(self) -> Self:
@@ -103,20 +107,19 @@ class PPOConfig(blocks.TrainConfig):
 CONFIG = PPOConfig
 
 
-class HeldOut(NamedTuple):
-    """How a policy is looked at on held-out prompts."""
-
-    batches: list[dict[str, np.ndarray]]
-    evaluate: Callable[[Any], PolicyEvaluation]
-
-
 def run(
     config: PPOConfig,
     *,
     reward_fn: rewards.RewardFn | None = None,
     judge: Judge | None = None,
+    compare: Compare | None = None,
+    hooks: Sequence[loop.Hook] = (),
 ) -> dict[str, Any]:
-    """Train, save `model/`; the summary has the last step's metrics."""
+    """Train, save `model/`; the summary has the last step's metrics.
+
+    `compare` labels pairs for the guards; by default `guards.labeller` does. `hooks` come after
+    the evaluation and the guards' own.
+    """
     stage = stages.TrainingStage(config)
     if summary := stage.summary():
         return summary
@@ -142,6 +145,7 @@ def run(
         total_steps=steps * settings.num_ppo_epochs * settings.num_mini_batches,
         **config.optimizer.model_dump(),
     )
+    truncation = make_truncation(config.truncation, tokenizer)
     parts = split(config, lm, reference, family, scalar, mesh)
     method = algorithm.ppo(
         lm,
@@ -151,38 +155,69 @@ def run(
         sampling,
         settings,
         value_network=scalar.model if scalar else None,
-        truncation=make_truncation(config.truncation, tokenizer),
+        truncation=truncation,
         chunk_size=config.chunk_size,
         frozen=parts.frozen,
     )
-    hooks, logs = [], []
+    looks: list[loop.Hook] = []
+    logs: list[MetricsWriter] = []
 
     def open_log(first_step: int) -> MetricsWriter:
         logs.append(stage.open_log(first_step))
+        guarded.begin(read_metrics(stage.folder) if first_step else [])
         return logs[-1]
 
+    def policy_of(params: Any) -> Any:
+        return whole(params, parts.frozen)["policy"]
+
+    others = other_rewards(config, lm, tokenizer, mesh)
+
+    def look(policy: Any) -> PolicyEvaluation:
+        return evaluate_policy(
+            lm,
+            policy,
+            reference,
+            batches,
+            sampling=sampling,
+            key=jax.random.key(config.seed),
+            decode=rows.decoder(tokenizer),
+            reward_fn=reward_fn,
+            judge=judge,
+            others=others,
+        )
+
+    def evaluate(state) -> dict[str, float]:
+        found = look(policy_of(state.params))
+        write_completions(logs[-1], int(state.step), found, config.shown_completions)
+        metrics = found.means()
+        metrics["objective/score_heldout"] = metrics["eval/score"]
+        return metrics | guarded.held_out(state, found)
+
+    batches = []
     if config.eval_prompts.files:
         held_out, _ = rows.prompts(tokenizer, config.eval_prompts, field="eval_prompts")
         rows.leave_room(lm, held_out, sampling, field="eval_prompts")
-        batches = [held_out.take(np.arange(len(held_out)))]
-
-        def evaluate(state) -> dict[str, float]:
-            found = evaluate_policy(
-                lm,
-                whole(state.params, parts.frozen)["policy"],
-                reference,
-                batches,
-                sampling=sampling,
-                key=jax.random.key(config.seed),
-                decode=rows.decoder(tokenizer),
-                reward_fn=reward_fn,
-                judge=judge,
-            )
-            write_completions(logs[-1], int(state.step), found, config.shown_completions)
-            metrics = found.means()
-            return metrics | {"objective/score_heldout": metrics["eval/score"]}
-
-        hooks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
+        batches.append(held_out.take(np.arange(len(held_out))))
+        looks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
+    if compare is None and config.guards.labeller:
+        compare = named_function("guards.labeller", config.guards.labeller)
+    run = guarding.Run(
+        folder=stage.folder,
+        seed=config.seed,
+        lm=lm,
+        policy_of=policy_of,
+        reward_fn=reward_fn,
+        settings=settings,
+        sampling=sampling,
+        truncation=truncation,
+        tokenizer=tokenizer,
+        chunk_size=config.chunk_size,
+        has_evaluations=bool(batches),
+        compare=compare,
+        others=others,
+    )
+    guarded = guarding.Guarded(config.guards, run, reference=lambda: look(reference))
+    looks.append(guarded.hook)
 
     def prepare():
         bases = {"policy": base, "value network": config.reward_model}
@@ -190,23 +225,32 @@ def run(
         saved.describe(stage.description_dir, lm, tokenizer, family=family)
         first_example.of_prompts(tokenizer, prompts.columns)
 
-    state = stages.train(
-        stage,
-        method,
-        parts.trained,
-        pipeline.batches(prompts, batch_size=config.batch_size, seed=config.seed),
-        steps=steps,
-        mesh=mesh,
-        hooks=hooks,
-        shown=("objective/score", "objective/kl_k1"),
-        open_log=open_log,
-        prepare=prepare,
-    )
+    with guarded.panel.finite():
+        state = stages.train(
+            stage,
+            method,
+            parts.trained,
+            pipeline.batches(prompts, batch_size=config.batch_size, seed=config.seed),
+            steps=steps,
+            mesh=mesh,
+            hooks=[*looks, *hooks],
+            shown=("objective/score", "objective/kl_k1"),
+            open_log=open_log,
+            prepare=prepare,
+            watch=guarded.panel.watch,
+        )
+    guarded.panel.record()
     summary = {"steps": steps, **stage.last_metrics()}
     readme = saved.model_card(
-        "lm", "ppo", config, base=base, data=config.prompts.files, summary=summary
+        "lm",
+        "ppo",
+        config,
+        base=base,
+        data=config.prompts.files,
+        summary=summary,
+        guards=guarded.panel.status(),
     )
-    policy = whole(state.params, parts.frozen)["policy"]
+    policy = policy_of(state.params)
     if config.lora:
         adapters.save(stage.folder, lm.config, policy, tokenizer, base=base, family=family)
     policy = lora.merge(policy)
@@ -215,25 +259,30 @@ def run(
 
 
 def load_reward_model(config: PPOConfig, lm, tokenizer, mesh) -> saved.SavedScalar | None:
-    """The reward model, or None where the reward is a function.
+    """The reward model, or None where the reward is a function."""
+    if config.reward_model is None:
+        return None
+    return load_scalar("reward_model", config.reward_model, config, lm, tokenizer, mesh)
+
+
+def load_scalar(field: str, path: str, config: PPOConfig, lm, tokenizer, mesh) -> saved.SavedScalar:
+    """A reward model that can read whatever the policy says.
 
     A policy can say every token it has a row for, those of padding too, so the reward model needs
     as many.
     """
-    if config.reward_model is None:
-        return None
     found = saved.load_scalar(
-        config.reward_model,
+        path,
         mesh,
         dtype=config.dtype,
         param_dtype=adapters.kept_in(config.lora, config.dtype),
         remat=config.remat,
     )
-    saved.same_tokenizer(tokenizer, found.tokenizer, "policy and reward model")
+    saved.same_tokenizer(tokenizer, found.tokenizer, f"policy and {field}")
     known, said = found.model.config.vocab_size, lm.config.vocab_size
     if known < said:
         raise ConfigError(
-            f"reward_model: has {known} vocabulary rows, the policy {said}; `jaxrlhf export` with "
+            f"{field}: has {known} vocabulary rows, the policy {said}; `jaxrlhf export` with "
             "drop_padding=true makes a policy without rows that no token needs"
         )
     return found
@@ -245,14 +294,28 @@ def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.Reward
         raise ConfigError("reward_model, reward_function: give one of the two")
     if scalar is not None:
         return rewards.from_model(scalar.model, scalar.params)
-    name, _, function = str(config.reward_function).partition(":")
+    rule = named_function("reward_function", str(config.reward_function))
+    return rewards.from_text(rule, rows.decoder(tokenizer), rows.columns(prompts))
+
+
+def other_rewards(config: PPOConfig, lm, tokenizer, mesh) -> dict[str, rewards.RewardFn]:
+    """Reward models that only a guard asks, by column of an evaluation."""
+    field, found = "guards.disagreement.reward_models", {}
+    for number, path in enumerate(config.guards.disagreement.reward_models, start=1):
+        scalar = load_scalar(field, path, config, lm, tokenizer, mesh)
+        found[f"score_{number}"] = rewards.from_model(scalar.model, scalar.params)
+    return found
+
+
+def named_function(field: str, name: str) -> Callable[..., Any]:
+    """The Python function that a config field names as `module:function`."""
+    module, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # `python -m` has it there, the installed command has not
     try:
-        rule = getattr(importlib.import_module(name), function)
+        return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"reward_function = {config.reward_function!r}: {error}") from error
-    return rewards.from_text(rule, rows.decoder(tokenizer), rows.columns(prompts))
+        raise ConfigError(f"{field} = {name!r}: {error}") from error
 
 
 def split(config: PPOConfig, lm, reference, family, scalar, mesh) -> adapters.Parts:

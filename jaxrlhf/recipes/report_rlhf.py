@@ -16,6 +16,7 @@ from jaxrlhf.config import dump
 from jaxrlhf.data import preferences
 from jaxrlhf.evals import calibration, statistics
 from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy
+from jaxrlhf.guards import panel
 from jaxrlhf.metrics import read_metrics, series
 from jaxrlhf.plots import Line, Panel
 from jaxrlhf.progress import console
@@ -40,6 +41,7 @@ def run(config: Any, ppo: PPOConfig, *, judge: Judge | None = None) -> dict[str,
     comparison(report, before, after)
     pairs = reward_model(report, root)
     training(report, root, config)
+    guards(report, root)
     report.config(dump(config))
     path = report.save(root / "report")
     write_samples(root / "report" / "samples.jsonl", before, after)
@@ -215,6 +217,15 @@ def training(report: Report, root: Path, config: Any) -> None:
             grid = plots.grid(read_metrics(root / name), LM_PANELS, title=name, columns=1)
             report.figure(f"{name}_loss", grid)
     report.figure("ppo", plots.grid(read_metrics(root / "ppo"), title="PPO"), wide=True)
+
+
+def guards(report: Report, root: Path) -> None:
+    """Who watched, and what they found."""
+    path = root / "ppo" / panel.RECORD
+    if path.is_file():
+        report.heading("What the guards saw")
+        status = stages.read_json(path)["guards"]
+        report.table(["guard", "what it did"], [list(row) for row in status.items()])
 
 
 def training_seconds(root: Path) -> float:

@@ -150,9 +150,16 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
         reward_model=str(root / "reward" / "model"),
         prompts__files=task.prompts,
         eval_prompts__files=task.test_prompts,
+        guards__canary__files=rewarded.data.test,
+        guards__canary__columns=rewarded.data.columns,
     )
+    compare = None
+    if config.task.kind == "sandbox" and not config.ppo.guards.labeller:
+        compare = simulate_labels.comparer(
+            config.task.sandbox.world.build(), config.label.labeller, seed=config.seed + 1
+        )
     work["reward"] = lambda: reward.run(rewarded)
-    work["ppo"] = lambda: ppo.run(improved, judge=task.judge)
+    work["ppo"] = lambda: ppo.run(improved, judge=task.judge, compare=compare)
     work["report"] = lambda: report_rlhf.run(config, improved, judge=task.judge)
     return work
 

@@ -5,6 +5,7 @@ Wherever a config names a model it may be any such folder, ours or not, a PEFT a
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -200,6 +201,7 @@ def model_card(
     data: tuple[str, ...],
     summary: dict[str, Any],
     model: ScalarModel | None = None,
+    guards: Mapping[str, str] | None = None,
 ) -> str:
     """README.md of what a training stage made."""
     plain = model is None or (model.final_norm and model.pooling == "last")
@@ -212,6 +214,7 @@ def model_card(
             hub_base=base is not None and hub.is_hub_name(base),
             data=data,
             metrics=summary,
+            guards=guards or {},
             others_can_load=plain,
         )
     )

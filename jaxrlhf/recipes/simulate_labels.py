@@ -13,9 +13,11 @@ from pydantic import Field
 from jaxrlhf.config import Config
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import UserError
+from jaxrlhf.guards.judged import Compare
 from jaxrlhf.recipes import blocks, stages
 from jaxrlhf.sandbox import make_world
 from jaxrlhf.sandbox.labeller import Labeller, count_labels, gold_utility
+from jaxrlhf.sandbox.protocol import World
 
 
 class WorldConfig(Config):
@@ -96,6 +98,20 @@ def run(config: SimulateLabelsConfig) -> dict[str, Any]:
             "best_possible_accuracy": counts.best_accuracy,
         }
     )
+
+
+def comparer(world: World, config: LabellerConfig, *, seed: int) -> Compare:
+    """The labeller as guards ask it: which answer is better, of two that may have two prompts."""
+
+    def utility(_: str, answer: str) -> float:
+        prompt, _, response = answer.partition(BETWEEN)
+        return world.gold(prompt, response)["gold"]
+
+    labeller = Labeller(utility, temperature=config.temperature, lapse=config.lapse, seed=seed)
+    return lambda a, b: labeller("", BETWEEN.join(a), BETWEEN.join(b)).a_preferred
+
+
+BETWEEN = "\0"  # of a prompt and its answer, where one text has to hold both
 
 
 def pairs(samples: str) -> Iterator[tuple[str, str, str]]:

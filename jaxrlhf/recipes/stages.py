@@ -37,6 +37,7 @@ HARMLESS = (
     "tensorboard",
     "wandb_project",
     "stages",
+    "guards",
 )
 
 
@@ -132,7 +133,7 @@ def refuse_another_config(folder: Path, config: Config) -> None:
     changed = [
         f"{name}: {_shown(old)} there, {_shown(new)} now"
         for name, old, new in differences(before, config)
-        if name.split(".")[-1] not in HARMLESS
+        if not set(name.split(".")) & set(HARMLESS)
         and not (old is ... and name in defaults and new == defaults[name])
     ]
     if changed:
@@ -158,6 +159,7 @@ def train(
     shown: Sequence[str] = ("loss",),
     open_log: Callable[[int], MetricsWriter] | None = None,
     prepare: Callable[[], None] | None = None,
+    watch: loop.Watch | None = None,
 ) -> State:
     """`loop.fit` in the folder of a stage, with its checkpoints, its log and a progress bar.
 
@@ -189,6 +191,7 @@ def train(
                 open_log=open_log or stage.open_log,
                 hooks=hooks,
                 on_step=on_step,
+                watch=watch,
             )
         finally:
             store.close()
