@@ -309,7 +309,6 @@ FOLDER = {
 HELD_OUT = {
     "sft": ("data.test=[run/data/demonstrations.jsonl]",),
     "reward": ("data.test=[run/label/test_preferences.jsonl]",),
-    "ppo": ("eval_prompts.files=[run/data/test_prompts.jsonl]",),
     "classify": (f"data.test=[{recipes.LABELLED}]",),
     "ppo": HELD_OUT_PROMPTS,
 }

@@ -51,16 +51,13 @@ LIGHT = (
     *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "sharding"),
     *("optim", "hf"),
 )
-<<<<<<< HEAD
-NO_JAX = ("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress")
-CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "recipes", "constitutional")
-=======
 NO_JAX = (
     *("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress"),
     "guards",
 )
-CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "guards", "recipes")
->>>>>>> guards
+CONFIG_LIBRARIES = (
+    *("config", "config_file", "config_help", "optim", "guards", "constitutional", "recipes"),
+)
 MESH_FREE = (
     *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "optim"),
     *("evals", "hf"),
