@@ -25,11 +25,11 @@ from jaxrlhf.data import chat, pipeline, preferences
 from jaxrlhf.data.dialogue import Message
 from jaxrlhf.errors import ConfigError, DataError
 from jaxrlhf.hf import folder
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM
 from jaxrlhf.progress import console, progress
 from jaxrlhf.recipes import blocks, rows, saved
 from jaxrlhf.recipes.sample import SamplingConfig
+from jaxrlhf.sampling import Sampling
 
 UNFINISHED = "\ufffd"  # what the bytes of half a character decode to
 
