@@ -46,7 +46,10 @@ LIGHT = (
     *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "sharding"),
     *("optim", "hf"),
 )
-NO_JAX = ("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress")
+NO_JAX = (
+    *("data", "sandbox", "labelling", "config", "config_file", "config_help", "errors", "cli"),
+    "progress",
+)
 CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "recipes")
 MESH_FREE = (
     *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "optim"),

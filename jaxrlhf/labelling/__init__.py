@@ -12,8 +12,8 @@ other tools that make labels). One row is one person's verdict on one pair:
 | `model_a`, `model_b` | what wrote the answers, or null |
 | `round` | whole number: the round of sampling and labelling that the pair belongs to |
 | `annotator` | name |
-| `verdict` | 1, 2, 3, 4: **a** is better (barely, somewhat, clearly, much); -1 to -4: b is; or "tie", \
-"both_bad". The sign is that of score(a) - score(b) |
+| `verdict` | 1, 2, 3, 4: **a** is better (barely, somewhat, clearly, much); -1 to -4: **b** is; \
+"tie"; "both_bad". The sign is that of score(a) - score(b) |
 | `confidence` | 1 unsure, 2 fairly sure, 3 sure, or null |
 | `flag` | true: somebody should look at this pair |
 | `comment` | text, often empty |

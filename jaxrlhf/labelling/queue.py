@@ -6,8 +6,8 @@ person who comes back finds what they had open; if others have finished it meanw
 asked again. A verdict that comes after its claim went stale is kept all the same: an extra label
 is worth more than a person's lost work.
 
-The order is that of the pairs' priorities, highest first, then that of the file. `order` is the
-hook for active queries: whatever sets priorities decides what is asked.
+`arrange` decides the order, and is the hook for active queries: by a column, a file or a function.
+Pairs that it puts level come as they stand in the file.
 """
 
 import importlib
@@ -20,13 +20,14 @@ from typing import NamedTuple
 
 from jaxrlhf.data import sources
 from jaxrlhf.data.columns import Row
+from jaxrlhf.data.rows import BadRow
 from jaxrlhf.errors import ConfigError, DataError, nearest
 from jaxrlhf.labelling.records import Pair, Side, Verdict
 from jaxrlhf.labelling.store import Store
 
 ORDERS = ("file", "random", "priority")
 Priorities = Callable[[Sequence[Pair], Sequence[Verdict]], Mapping[str, float]]
-"""`(pairs, standing verdicts) -> {pair_id: priority}`; a pair that is left out keeps its own."""
+"""`(pairs, standing verdicts) -> {pair_id: priority}`; 0 for a pair that is left out."""
 
 # What others have said of a pair, or are looking at. :me, :stale
 TAKEN = """(
@@ -39,7 +40,7 @@ NOT_MINE = """NOT EXISTS (
 MY_OPEN = f"""SELECT p.pair_id, c.turn FROM claims c JOIN pairs p USING (pair_id)
     WHERE c.annotator = :me AND {NOT_MINE} AND {TAKEN} < :overlap ORDER BY c.turn DESC LIMIT 1"""
 NEW = f"""SELECT p.pair_id, (SELECT coalesce(max(turn), 0) + 1 FROM claims) FROM pairs p
-    WHERE {NOT_MINE} AND {TAKEN} < :overlap ORDER BY p.priority DESC, p.number LIMIT 1"""
+    WHERE {NOT_MINE} AND {TAKEN} < :overlap ORDER BY p.urgency DESC, p.number LIMIT 1"""
 CLAIM = """INSERT INTO claims VALUES (:pair_id, :me, :first, :now, :turn)
     ON CONFLICT DO UPDATE SET time = :now, turn = :turn RETURNING shown_first"""
 
@@ -79,7 +80,7 @@ class Queue:
     clock: Callable[[], float] = time.time
 
     def next(self, annotator: str) -> Shown | None:
-        """The pair for this person, claimed; None where there is nothing (more) to do."""
+        """The pair for a registered person, claimed; None where there is nothing (more) to do."""
         asked = {"me": annotator, "overlap": self.overlap, "stale": self.clock() - self.patience}
         with self.store.transaction() as db:
             found = db.execute(MY_OPEN, asked).fetchone() or db.execute(NEW, asked).fetchone()
@@ -102,9 +103,9 @@ class Queue:
 
     def undo(self, annotator: str, verdict_id: int) -> Verdict | None:
         """Take a verdict back; its pair is this person's next. None where it did not stand."""
-        verdict = self.store.undo(annotator, verdict_id)
-        if verdict:
-            with self.store.transaction() as db:
+        with self.store.transaction() as db:
+            verdict = self.store.undo(annotator, verdict_id)
+            if verdict:
                 db.execute(
                     "UPDATE claims SET time = ?, turn = (SELECT max(turn) + 1 FROM claims) "
                     "WHERE pair_id = ? AND annotator = ?",
@@ -133,8 +134,8 @@ class Queue:
         return Progress(mine, pairs - closed, given, pairs * self.overlap, last)
 
 
-def order(store: Store, how: str, *, seed: int = 0) -> None:
-    """Set the priorities of all pairs.
+def arrange(store: Store, how: str, *, seed: int = 0) -> None:
+    """Set the order in which the pairs are asked, highest priority first.
 
     Args:
       how: "file": as they came; "random"; "priority": by that column of the pairs' file; a file
@@ -143,21 +144,23 @@ def order(store: Store, how: str, *, seed: int = 0) -> None:
       ConfigError: none of these. DataError: a row, or a value of the function, that cannot be used.
     """
     pairs = store.pairs()
-    if how == "priority":
-        return
-    if how in ORDERS:
+    if how == "file":
+        priorities = {}
+    elif how == "random":
         drawn = random.Random(seed)
-        priorities = {p.pair_id: drawn.random() if how == "random" else 0.0 for p in pairs}
+        priorities = {pair.pair_id: drawn.random() for pair in pairs}
+    elif how == "priority":
+        priorities = {pair.pair_id: pair.priority for pair in pairs}
     elif sources.is_path(how):
         priorities = _of_file(how)
     else:
         priorities = _function(how)(pairs, store.verdicts())
     for pair_id, value in priorities.items():
         if not math.isfinite(value):
-            raise DataError(f"next = {how}: priority of pair {pair_id!r} is {value}")
+            raise DataError(f"next = {how}: the priority of pair {pair_id!r} is {value}")
     if priorities and not priorities.keys() & {pair.pair_id for pair in pairs}:
         raise DataError(f"next = {how}: names none of the {len(pairs)} pairs")
-    store.prioritise(priorities)
+    store.arrange(priorities)
 
 
 def _of_file(path: str) -> dict[str, float]:
@@ -166,6 +169,8 @@ def _of_file(path: str) -> dict[str, float]:
     for i, row in enumerate(rows):
         try:
             view = Row(row, {})
+            if view.get("priority") is None:
+                raise BadRow("missing column", "'priority'")
             found[view.text("pair_id")] = view.number("priority", 0.0, -math.inf, math.inf)
         except DataError as error:
             raise DataError(f"{rows.where(i)}: {error}") from None

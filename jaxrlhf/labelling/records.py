@@ -106,7 +106,8 @@ def name(text: Any) -> str:
     kept = text.strip() if isinstance(text, str) else ""
     if not kept or len(kept) > LONGEST_NAME or not kept.isprintable():
         raise BadRow(
-            "not a name", f"an annotator has 1 to {LONGEST_NAME} visible characters: {shorten(text)}"
+            "not a name",
+            f"an annotator has 1 to {LONGEST_NAME} visible characters: {shorten(text)}",
         )
     return kept
 
@@ -144,7 +145,7 @@ def to_row(pair: Pair, verdict: Verdict | None = None) -> dict[str, Any]:
 def to_pair(row: Row) -> Pair:
     """The pair of a row with `prompt`, `a` and `b`."""
     prompt, a, b = (row.content(column) for column in ("prompt", "a", "b"))
-    return make_pair(row.data | {"pair_id": row.get("pair_id")}, prompt, a, b)
+    return make_pair({**row.data, "pair_id": row.get("pair_id")}, prompt, a, b)
 
 
 def make_pair(columns: Mapping[str, Any], prompt: Content, a: Content, b: Content) -> Pair:
@@ -177,7 +178,9 @@ def to_verdict(columns: Mapping[str, Any], pair: Pair, *, annotator: str) -> Ver
     """The verdict of a row; `annotator` is whose it is where the row does not say."""
     fields = {field.name for field in dataclasses.fields(Verdict)}
     given = {key: value for key, value in columns.items() if key in fields and value is not None}
-    return Verdict(**{**given, "pair_id": pair.pair_id, "annotator": given.get("annotator", annotator)})
+    return Verdict(
+        **{**given, "pair_id": pair.pair_id, "annotator": given.get("annotator", annotator)}
+    )
 
 
 def _one_of(column: str, value: Any, choices: tuple[Any, ...]) -> None:

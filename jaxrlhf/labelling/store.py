@@ -32,9 +32,10 @@ CREATE TABLE pairs (
     prompt TEXT NOT NULL, a TEXT NOT NULL, b TEXT NOT NULL,
     model_a TEXT, model_b TEXT,
     round INTEGER NOT NULL,
-    priority REAL NOT NULL
+    priority REAL NOT NULL,
+    urgency REAL NOT NULL DEFAULT 0
 ) STRICT;
-CREATE INDEX pairs_in_order ON pairs (priority DESC, number);
+CREATE INDEX pairs_in_order ON pairs (urgency DESC, number);
 CREATE TABLE annotators (folded TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE claims (
     pair_id TEXT NOT NULL REFERENCES pairs (pair_id),
@@ -44,6 +45,7 @@ CREATE TABLE claims (
     turn INTEGER NOT NULL,
     PRIMARY KEY (pair_id, annotator)
 ) STRICT;
+CREATE INDEX claims_of_a_person ON claims (annotator, turn);
 CREATE TABLE verdicts (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     pair_id TEXT NOT NULL REFERENCES pairs (pair_id),
@@ -65,6 +67,8 @@ CREATE TRIGGER verdicts_stay BEFORE UPDATE ON verdicts
     BEGIN SELECT RAISE(ABORT, 'a verdict is never changed'); END;
 CREATE TRIGGER verdicts_are_kept BEFORE DELETE ON verdicts
     BEGIN SELECT RAISE(ABORT, 'a verdict is never deleted'); END;
+CREATE TRIGGER undos_stay BEFORE UPDATE ON undos
+    BEGIN SELECT RAISE(ABORT, 'an undo is never changed'); END;
 CREATE TRIGGER undos_are_kept BEFORE DELETE ON undos
     BEGIN SELECT RAISE(ABORT, 'an undo is never deleted'); END;
 """
@@ -100,9 +104,16 @@ class Store:
             self._db = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False, timeout=PATIENCE
             )
+        except sqlite3.Error as error:
+            raise DataError(f"{path}: {error}") from None
+        try:
             self._prepare()
         except sqlite3.Error as error:
+            self.close()
             raise DataError(f"{path}: not a store of labels: {error}") from None
+        except DataError:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -115,8 +126,11 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing, alone, and on the disk when the block is left."""
+        """All of it or nothing, alone, and on the disk when the (outermost) block is left."""
         with self._lock:
+            if self._db.in_transaction:
+                yield self._db
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -149,12 +163,13 @@ class Store:
                 )
         return self._count("pairs") - before
 
-    def prioritise(self, priorities: Mapping[str, float]) -> None:
-        """Set the priority of some pairs, by id; unknown ids are ignored."""
+    def arrange(self, urgencies: Mapping[str, float]) -> None:
+        """Say how soon each pair is to be asked, by id: highest first, 0 where nothing is said."""
         with self.transaction() as db:
+            db.execute("UPDATE pairs SET urgency = 0")
             db.executemany(
-                "UPDATE pairs SET priority = ? WHERE pair_id = ?",
-                [(float(value), pair_id) for pair_id, value in priorities.items()],
+                "UPDATE pairs SET urgency = ? WHERE pair_id = ?",
+                [(float(value), pair_id) for pair_id, value in urgencies.items()],
             )
 
     def pairs(self) -> list[Pair]:
@@ -188,9 +203,11 @@ class Store:
           AlreadyJudged: another verdict of this person on this pair stands.
           DataError: there is no such pair.
         """
-        annotator = self.register(verdict.annotator)
         with self.transaction() as db:
-            if not db.execute("SELECT 1 FROM pairs WHERE pair_id = ?", (verdict.pair_id,)).fetchone():
+            annotator = self.register(verdict.annotator)
+            if not db.execute(
+                "SELECT 1 FROM pairs WHERE pair_id = ?", (verdict.pair_id,)
+            ).fetchone():
                 raise DataError(f"no pair {verdict.pair_id!r}")
             found = db.execute(
                 f"SELECT id, {COLUMNS} FROM standing WHERE pair_id = ? AND annotator = ?",
@@ -243,19 +260,24 @@ class Store:
 
     def _prepare(self) -> None:
         db = self._db
+        self._is_new()  # before anything is changed in a file that is something else
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         with self.transaction():
-            marks = [db.execute(f"PRAGMA {x}").fetchone()[0] for x in ("application_id", "user_version")]
-            empty = not db.execute("SELECT 1 FROM sqlite_schema").fetchone()
-            if empty:
+            if self._is_new():  # still: another process may have been faster
                 for statement in _statements(SCHEMA):
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id = {FORMAT}")
                 db.execute(f"PRAGMA user_version = {VERSION}")
-            elif marks != [FORMAT, VERSION]:
-                raise DataError(f"{self.path}: not a store of labels of version {VERSION}")
+
+    def _is_new(self) -> bool:
+        """Whether nothing is in the file yet; raises where it holds something else."""
+        marks = [self._read(f"PRAGMA {x}")[0][0] for x in ("application_id", "user_version")]
+        new = not self._read("SELECT 1 FROM sqlite_schema")
+        if not new and marks != [FORMAT, VERSION]:
+            raise DataError(f"{self.path}: not a store of labels of version {VERSION}")
+        return new
 
     def _read(self, sql: str) -> list[tuple]:
         with self._lock:
