@@ -8,12 +8,14 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from jaxrlhf.data.columns import Content, Row
 from jaxrlhf.data.rows import BadRow, shorten
+from jaxrlhf.errors import DataError
 
 Choice = int | Literal["tie", "both_bad"]
 Side = Literal["a", "b"]
@@ -90,6 +92,18 @@ class Labelled(NamedTuple):
     verdicts: list[Verdict]
 
 
+Entry = tuple[Pair, Verdict | None]
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Say where, should it go wrong."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+
+
 def pair_id(prompt: Content, a: Content, b: Content) -> str:
     """Same prompt, same two answers in either order, same id."""
     first, second = sorted(json.dumps(answer, sort_keys=True) for answer in (a, b))
@@ -112,7 +126,14 @@ def name(text: Any) -> str:
     return kept
 
 
-def merged(entries: Iterable[tuple[Pair, Verdict | None]]) -> Labelled:
+def choice(value: Any) -> Choice:
+    """A verdict that other tools keep as text."""
+    if isinstance(value, str) and value.removeprefix("-").isdecimal():
+        return int(value)
+    return _one_of("verdict", value, CHOICES)
+
+
+def merged(entries: Iterable[Entry]) -> Labelled:
     """Each pair once, in order; what was said of a swapped pair is turned round.
 
     Raises:
@@ -183,10 +204,11 @@ def to_verdict(columns: Mapping[str, Any], pair: Pair, *, annotator: str) -> Ver
     )
 
 
-def _one_of(column: str, value: Any, choices: tuple[Any, ...]) -> None:
+def _one_of(column: str, value: Any, choices: tuple[Any, ...]) -> Any:
     if not any(value is x or (type(value) is type(x) and value == x) for x in choices):
         allowed = ", ".join(map(json.dumps, choices))
         raise BadRow("unknown value", f"{column!r} must be one of {allowed}: {shorten(value)}")
+    return value
 
 
 def _is_duration(value: Any) -> bool:

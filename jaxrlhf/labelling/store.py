@@ -72,6 +72,7 @@ CREATE TRIGGER undos_stay BEFORE UPDATE ON undos
 CREATE TRIGGER undos_are_kept BEFORE DELETE ON undos
     BEGIN SELECT RAISE(ABORT, 'an undo is never deleted'); END;
 """
+PAIR = "pair_id, prompt, a, b, model_a, model_b, round, priority"
 COLUMNS = "pair_id, annotator, verdict, confidence, flag, comment, shown_first, seconds, time"
 
 
@@ -156,9 +157,7 @@ class Store:
                 texts = [json.dumps(text) for text in (pair.prompt, pair.a, pair.b)]
                 more = (pair.model_a, pair.model_b, pair.round, pair.priority)
                 db.execute(
-                    "INSERT OR IGNORE INTO pairs "
-                    "(pair_id, prompt, a, b, model_a, model_b, round, priority) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    f"INSERT OR IGNORE INTO pairs ({PAIR}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (pair.pair_id, *texts, *more),
                 )
         return self._count("pairs") - before
@@ -174,11 +173,13 @@ class Store:
 
     def pairs(self) -> list[Pair]:
         """All pairs, in the order they came."""
-        rows = self._read(
-            "SELECT pair_id, prompt, a, b, model_a, model_b, round, priority FROM pairs "
-            "ORDER BY number"
-        )
-        return [Pair(row[0], *map(json.loads, row[1:4]), *row[4:]) for row in rows]
+        return [_pair(row) for row in self._read(f"SELECT {PAIR} FROM pairs ORDER BY number")]
+
+    def pair(self, pair_id: str) -> Pair:
+        """The pair of this id, which must be there."""
+        with self._lock:
+            found = self._db.execute(f"SELECT {PAIR} FROM pairs WHERE pair_id = ?", (pair_id,))
+            return _pair(found.fetchone())
 
     # Verdicts.
 
@@ -290,6 +291,10 @@ class Store:
 def now() -> str:
     """The time, as verdicts have it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _pair(row: tuple) -> Pair:
+    return Pair(row[0], *map(json.loads, row[1:4]), *row[4:])
 
 
 def _verdict(row: tuple) -> Verdict:
