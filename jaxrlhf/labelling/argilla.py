@@ -35,7 +35,7 @@ def entries(row: Row, annotator: str) -> Iterator[records.Entry]:
     for user, answers in _by_user(row).items():
         if row.called("verdict") not in answers:
             continue
-        said = {row_name: answers.get(row.called(row_name)) for row_name in ("comment", "time")}
+        said = {name: answers.get(name) for name in ("comment", "time")}
         said |= {
             "verdict": _choice(answers[row.called("verdict")], row),
             "confidence": _number(answers.get("confidence"), int),
@@ -51,7 +51,9 @@ def _by_user(row: Row) -> dict[str, dict[str, Any]]:
     """User id -> question -> value."""
     found: dict[str, dict[str, Any]] = {}
     for question, responses in _dict(row, "responses").items():
-        for response in responses or []:
+        if not isinstance(responses, list):
+            raise BadRow("wrong type", f"'responses' of {question!r}: {shorten(responses)}")
+        for response in responses:
             if not isinstance(response, dict) or "value" not in response:
                 raise BadRow("wrong type", f"'responses': {shorten(response)}")
             user = str(response.get("user_id"))

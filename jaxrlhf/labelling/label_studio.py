@@ -22,7 +22,7 @@ annotation has no place for (`annotator`, `shown_first`) is written as further t
 conversation needs `<Paragraphs nameKey="role" textKey="content">` instead of `<Text>`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxrlhf.data.columns import Row
@@ -39,8 +39,7 @@ def entries(row: Row, annotator: str) -> Iterator[records.Entry]:
     data = _dict(row.get("data"), "data")
     pair = records.to_pair(Row(data, row.theirs))
     yield pair, None
-    for annotation in row.get("annotations") or []:
-        annotation = _dict(annotation, "annotations")
+    for annotation in _objects(row.data, "annotations"):
         if not annotation.get("was_cancelled"):
             verdict = _verdict(annotation, pair, annotator)
             if verdict:
@@ -49,16 +48,16 @@ def entries(row: Row, annotator: str) -> Iterator[records.Entry]:
 
 def _verdict(annotation: dict[str, Any], pair: Pair, annotator: str) -> Verdict | None:
     said: dict[str, Any] = {}
-    for result in annotation.get("result") or []:
-        name, value = _value(_dict(result, "result"))
+    for result in _objects(annotation, "result"):
+        name, value = _value(result)
         said[name] = value
     neither, better = said.get("neither"), said.get("better")
     if better is None and neither is None:
         return None
-    if neither is None and better not in SIDES:
+    if neither is None and str(better) not in SIDES:
         raise BadRow("unknown value", f"'selected' must be left or right: {shorten(better)}")
     fields = {
-        "verdict": neither or SIDES[str(better)] * said.get("strength", PLAIN),
+        "verdict": neither or SIDES[str(better)] * (said.get("strength") or PLAIN),
         "confidence": said.get("confidence"),
         "flag": said.get("flag") is not None,
         "comment": said.get("comment"),
@@ -88,6 +87,13 @@ def _person(completed_by: Any) -> str | None:
     if isinstance(completed_by, dict):
         completed_by = completed_by.get("email") or completed_by.get("id")
     return None if completed_by is None else str(completed_by)
+
+
+def _objects(holder: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    value = holder.get(name) or []
+    if not isinstance(value, list):
+        raise BadRow("wrong type", f"{name!r} must be a list: {shorten(value)}")
+    return [_dict(one, name) for one in value]
 
 
 def _dict(value: Any, name: str) -> dict[str, Any]:
