@@ -15,11 +15,12 @@ we keep, to be pasted into its labelling configuration:
       <Rating name="confidence" toName="prompt" maxRating="3"/>
       <Choices name="flag" toName="prompt"><Choice value="flag"/></Choices>
       <TextArea name="comment" toName="prompt"/>
+      <TextArea name="annotator" toName="prompt"/> <TextArea name="shown_first" toName="prompt"/>
     </View>
 
-Of other projects any Pairwise control is read; a choice without `strength` has strength 3. What an
-annotation has no place for (`annotator`, `shown_first`) is written as further text controls. A
-conversation needs `<Paragraphs nameKey="role" textKey="content">` instead of `<Text>`.
+The last two are for verdicts that were given here, and may be hidden. Of other projects any
+Pairwise control is read; a choice without `strength` has strength 3. A conversation needs
+`<Paragraphs nameKey="role" textKey="content">` instead of `<Text>`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -121,7 +122,8 @@ def _annotation(verdict: Verdict) -> dict[str, Any]:
     results = []
     if isinstance(chosen, int):
         side = "left" if chosen > 0 else "right"
-        results += [_result("better", "pairwise", "selected", side, to=["a", "b"])]
+        # As Label Studio has it, this control's object is the control.
+        results += [_result("better", "pairwise", "selected", side, to="better")]
         results += [_result("strength", "rating", "rating", abs(chosen))]
     else:
         results += [_result("neither", "choices", "choices", [chosen])]
@@ -135,5 +137,5 @@ def _annotation(verdict: Verdict) -> dict[str, Any]:
     return {"result": results, "lead_time": verdict.seconds, "created_at": verdict.time}
 
 
-def _result(name: str, kind: str, key: str, value: Any, to: Any = "prompt") -> dict[str, Any]:
+def _result(name: str, kind: str, key: str, value: Any, to: str = "prompt") -> dict[str, Any]:
     return {"from_name": name, "to_name": to, "type": kind, "value": {key: value}}

@@ -162,6 +162,7 @@ def test_texts_are_shown_to_the_letter_and_run_nothing(tmp_path, started):
     )
     assert shown[0] == f"systemBe kind.userHello {EVIL}"
     assert sorted(shown[1:]) == [f"{x}\n  two\t{EVIL}" for x in "xy"]
+    assert f"\n  two\t{EVIL}" in page.text("left")  # as it looks: line ends and spaces too
     assert page.js("document.querySelectorAll('img, script:not([src]), b').length") == 0
     assert page.js("document.title") == EVIL and EVIL[:60] in page.text("guideline")
     assert page.js("window.hacked") is None
