@@ -29,7 +29,8 @@ async function ask(question, more = {}) {
     if (next) show(next);
     return response.ok;
   } catch {
-    say("The server does not answer, so this is not saved yet. Press Enter to try again.");
+    const unsaved = question === "verdict" ? ", so this is not saved yet. Press Enter to" : ". Please";
+    say(`The server does not answer${unsaved} try again.`);
   } finally {
     busy = false;
     $("save").disabled = false;
