@@ -197,6 +197,7 @@ class Asked(NamedTuple):
 
     calls: str
     files: list[str]
+    rows: list[str]
 
 
 def asked(recipe: str, part: str = "calls") -> Callable[..., Any]:
@@ -224,7 +225,8 @@ def asked(recipe: str, part: str = "calls") -> Callable[..., Any]:
         ):
             module.run(module.CONFIG.load(None, (*base, f"output_dir={home}/out", *overrides)))
         files = sorted(str(path.relative_to(home)) for path in home.rglob("*"))
-        return getattr(Asked(repr(calls), files), part)
+        rows = [path.read_text() for path in home.rglob("*.jsonl")]
+        return getattr(Asked(repr(calls), files, rows), part)
 
     return probe
 

@@ -14,6 +14,7 @@ import cai_probes as cai
 import cai_tiny
 import config_probes as probes
 import guard_probes as guards
+import label_probes as labels
 import micro
 import pytest
 import recipe_probes as recipes
@@ -441,6 +442,12 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ),
     ("sample", "seed"): p(recipes.asked("sample"), "seed=1"),
     ("sample", "model_path"): p(recipes.asked("sample"), "model_path=run/pretrain/model"),
+    ("sample", "models"): p(
+        recipes.asked("sample"),
+        "models=[run/sft/model, run/pretrain/model]",
+        base=("model_path=null", "models=[run/sft/model]"),
+    ),
+    ("sample", "deduplicate"): p(recipes.asked("sample", "rows"), "deduplicate=true"),
     ("sample", "dtype"): p(recipes.asked("sample"), "dtype=bfloat16"),
     ("sample", "samples_per_prompt"): p(recipes.asked("sample"), "samples_per_prompt=3"),
     ("sample", "batch_size"): p(recipes.asked("sample"), "batch_size=8"),
@@ -448,6 +455,34 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("simulate-labels", "seed"): p(recipes.labels, "seed=1"),
     ("simulate-labels", "samples"): p(recipes.labels, f"samples={recipes.FEWER_SAMPLES}"),
     ("simulate-labels", "test_pairs"): p(recipes.labels, "test_pairs=3"),
+    ("label", "store"): p(labels.labelled, f"store={labels.new_folder()}/other.sqlite"),
+    ("label", "pairs"): p(labels.labelled, "pairs=[preferences.jsonl, pairs.jsonl]"),
+    ("label", "columns"): p(
+        labels.labelled, "columns={a: prompt}", base=("pairs=[other.jsonl]", "columns={a: first}")
+    ),
+    ("label", "guideline"): p(labels.labelled, "guideline=guideline.md"),
+    ("label", "title"): p(labels.labelled, "title=Which one?"),
+    ("label", "next"): p(labels.labelled, "next=priority"),
+    ("label", "overlap"): p(labels.labelled, "overlap=2"),
+    ("label", "patience"): p(labels.labelled, "patience=1e-9"),
+    ("label", "seed"): p(labels.labelled, "seed=1"),
+    ("label", "host"): p(labels.labelled, "host=localhost"),
+    ("label", "port"): p(labels.labelled, "port=1234"),
+    ("label", "token"): p(labels.labelled, "token=a-token-of-enough-letters"),
+    ("convert-labels", "input"): p(labels.converted, "input=[preferences.jsonl]"),
+    ("convert-labels", "columns"): p(
+        labels.converted,
+        "columns={a: prompt}",
+        base=("input=[other.jsonl]", "columns={a: first}", "format=rows"),
+    ),
+    ("convert-labels", "annotator"): p(
+        labels.converted, "annotator=bob", base=("input=[preferences.jsonl]",)
+    ),
+    ("convert-labels", "output"): p(labels.converted, f"output={labels.new_folder()}/other.jsonl"),
+    ("convert-labels", "format"): p(labels.converted, "format=argilla"),
+    ("convert-labels", "labels"): p(labels.converted, "labels=[.5,.6,.7,.8]"),
+    ("convert-labels", "margins"): p(labels.converted, "margins=[0,1,2,3]"),
+    ("convert-labels", "ties"): p(labels.converted, "ties=half"),
     ("rlhf", "output_dir"): p(recipes.pipeline, "output_dir=elsewhere"),
     ("rlhf", "seed"): p(recipes.pipeline, "seed=1"),
     ("rlhf", "dtype"): p(recipes.pipeline, "dtype=bfloat16"),

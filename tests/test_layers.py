@@ -52,8 +52,8 @@ LIGHT = (
     *("optim", "hf"),
 )
 NO_JAX = (
-    *("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress"),
-    "guards",
+    *("data", "sandbox", "labelling", "config", "config_file", "config_help", "errors", "cli"),
+    *("progress", "guards"),
 )
 CONFIG_LIBRARIES = (
     *("config", "config_file", "config_help", "optim", "guards", "constitutional", "recipes"),

@@ -45,7 +45,9 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_the_package_its_constitutions_and_nothing_else(wheel):
     assert wheel.name == f"jaxrlhf-{jaxrlhf.__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxrlhf").rglob("*.py")}
+    page = ROOT / "jaxrlhf" / "labelling" / "page"
+    paths = [*(ROOT / "jaxrlhf").rglob("*.py"), *page.iterdir()]
+    expected = {str(path.relative_to(ROOT)) for path in paths}
     constitutions = (ROOT / "configs" / "constitutions").iterdir()
     expected |= {f"jaxrlhf/constitutional/shipped/{path.name}" for path in constitutions}
     assert {name for name in names if ".dist-info/" not in name} == expected
@@ -79,7 +81,7 @@ def test_the_constraints_pin_every_dependency():
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"]]
-    for extra in ("test", "dev", "judges", "parity"):
+    for extra in ("test", "dev", "judges", "label", "parity"):
         wanted += extras[extra]
     names = {re.split(r"[\[<>=;~! ]", requirement)[0] for requirement in wanted} - {"jaxrlhf"}
     assert sorted(names - set(pins)) == []

@@ -23,10 +23,19 @@ RECIPES: dict[str, Recipe] = {
         "jaxrlhf.recipes.rlhf",
     ),
     "sft": Recipe("pre-train or fine-tune a language model on text", "jaxrlhf.recipes.sft"),
-    "sample": Recipe("draw K answers a prompt from a model, to JSONL", "jaxrlhf.recipes.sample"),
+    "sample": Recipe("draw K answers a prompt from models, to JSONL", "jaxrlhf.recipes.sample"),
     "simulate-labels": Recipe(
         "pairs of answers judged by a simulated labeller, to JSONL",
         "jaxrlhf.recipes.simulate_labels",
+    ),
+    "label": Recipe(
+        "a local web page on which people compare answers",
+        "jaxrlhf.recipes.label",
+        positional="store",
+    ),
+    "convert-labels": Recipe(
+        "pairs and verdicts from one format into another: ours, TRL, Label Studio, Argilla",
+        "jaxrlhf.recipes.convert_labels",
     ),
     "reward": Recipe("train a reward model on preference pairs", "jaxrlhf.recipes.reward"),
     "ppo": Recipe("improve a policy by PPO against a reward", "jaxrlhf.recipes.ppo"),
