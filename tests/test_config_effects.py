@@ -102,6 +102,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("WorldConfig", "settings"): p(probes.world, "settings={repeat_penalty: 0}"),
     ("LabellerConfig", "temperature"): p(probes.labeller, "temperature=3"),
     ("LabellerConfig", "lapse"): p(probes.labeller, "lapse=0.5"),
+    ("LabellerConfig", "utility"): p(recipes.labels, "labeller.utility=length"),
     ("LabellerConfig", "soft_labels"): p(recipes.labels, "labeller.soft_labels=true"),
     ("TaskConfig", "kind"): p(TASK, "kind=sentiment"),
     ("SandboxTask", "documents"): p(TASK, "sandbox.documents=5"),

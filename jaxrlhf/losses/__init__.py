@@ -14,6 +14,7 @@ from jaxrlhf.losses import (
     masked,
     policy,
     preference,
+    ratings,
     supervised,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "masked",
     "policy",
     "preference",
+    "ratings",
     "supervised",
 ]
