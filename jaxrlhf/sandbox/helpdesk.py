@@ -140,7 +140,7 @@ class Helpdesk:
     """
 
     seed: int = 0
-    stonewalls: float = 0.05
+    stonewalls: float = 0.03
 
     name = "helpdesk"
     longest = Limits(prompt=3, response=ANSWER_WORDS)
