@@ -159,7 +159,7 @@ def sft_run(optimizer: optax.GradientTransformation | None = None, **options: An
 
 
 def reward_run(optimizer: optax.GradientTransformation | None = None, **options: Any) -> Run:
-    """`reward` on eight pairs, with soft labels and margins."""
+    """`reward` on eight pairs, with soft labels, margins and weights."""
     (chosen, chosen_mask), (rejected, rejected_mask) = texts(seed=0), texts(seed=1)
     batch = {
         "chosen_tokens": chosen,
@@ -168,6 +168,7 @@ def reward_run(optimizer: optax.GradientTransformation | None = None, **options:
         "rejected_mask": rejected_mask,
         "label": jnp.array([1, 1, 1, 0.8, 0.6, 0.3, 1, 0], jnp.float32),
         "margin": jnp.array([0, 0, 0.5, 0, 0.5, 0, 1, 0], jnp.float32),
+        "weight": jnp.array([1, 1, 1, 2, 0.5, 1, 0, 1], jnp.float32),
     }
     params = {"lm": table(3), "head": head(2)}
     return supervised_run(reward(SCALAR, optimizer or sgd(1.0), **options), params, batch)

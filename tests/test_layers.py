@@ -26,8 +26,9 @@ ONLY = {
     "inference": ("losses", "models", "errors"),
     "rewards": ("inference", "losses", "models", "errors"),
     "algorithms": ("algorithms", "losses", "inference", "models", "rewards", "errors"),
-    "constitutional": ("constitutional", "inference", "data", "sharding", "models")
-    + ("config", "errors"),
+    "constitutional": (
+        *("constitutional", "inference", "data", "models", "sharding", "config", "errors"),
+    ),
     "sharding": ("models", "errors"),
     "hf": ("hf", "models", "sharding", "errors"),
     "optim": ("config", "errors"),
@@ -46,7 +47,7 @@ LIGHT = (
     "hf",
 )
 NO_JAX = ("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress")
-CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "recipes")
+CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "recipes", "constitutional")
 MESH_FREE = (
     *("losses", "models", "inference", "algorithms", "loop", "rewards", "optim", "evals"),
     "hf",

@@ -130,6 +130,7 @@ def reward_case(optimizer, *, micro_batches: int = 1) -> Case:
         "rejected_mask": rejected_mask,
         "label": np.ones(8, np.float32),
         "margin": np.zeros(8, np.float32),
+        "weight": np.ones(8, np.float32),
     }
     params = SCALAR.init(jax.random.key(1))
 

@@ -29,7 +29,7 @@ def reward(
     lapse: float = 0.0,
     frozen: Params = None,
 ) -> Algorithm:
-    """Minimise -log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs.
+    """Minimise -weight log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs.
 
     Args:
       model: scalar model that is trained.
@@ -39,7 +39,8 @@ def reward(
       lapse: share of labels assumed to be coin flips (Christiano et al. 2017, 2.2.3).
       frozen: `{"lm": lora.frozen(...)}`; what trains is then `{"lm": adapters, "head": ...}`.
     Batches: `chosen_tokens` `[B, T]`, `chosen_mask`, `rejected_tokens`, `rejected_mask`, `label`
-    `[B]` = P(chosen is better), `margin` `[B]` in nats.
+    `[B]` = P(chosen is better), `margin` `[B]` in nats, `weight` `[B]`, how much
+    a pair counts in the loss and the gradient (all other figures count each once).
     """
 
     def init(params, key):
@@ -57,7 +58,8 @@ def reward(
                 chosen, rejected, margin=rows["margin"], label=rows["label"], lapse=lapse
             )
             penalty = preference.centering(chosen, rejected)
-            loss = jnp.sum(loss + center_rewards_coefficient * penalty) / total
+            loss = loss + center_rewards_coefficient * penalty
+            loss = jnp.sum(rows["weight"] * loss) / total
             agrees = (chosen > rejected) == (rows["label"] > 0.5)
             parts = {
                 "loss": loss,

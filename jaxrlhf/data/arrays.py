@@ -112,7 +112,7 @@ def pairs(
 
     Returns:
       `chosen_tokens` `[N, length]` int32, `chosen_mask` bool, `rejected_tokens`, `rejected_mask`,
-      `label` `[N]` f32 (P(chosen is better)), `margin` `[N]` f32.
+      `label` `[N]` f32 (P(chosen is better)), `margin` `[N]` f32, `weight` `[N]` f32.
     """
 
     def fit(pair: EncodedPair) -> EncodedPair:
@@ -129,8 +129,8 @@ def pairs(
     for side in ("chosen", "rejected"):
         rows = [np.concatenate([pair.prompt, getattr(pair, side)]) for pair in source]
         columns[f"{side}_tokens"], columns[f"{side}_mask"] = pad(rows, length=length, pad_id=pad_id)
-    columns["label"] = np.array([pair.label for pair in source], np.float32)
-    columns["margin"] = np.array([pair.margin for pair in source], np.float32)
+    for name in ("label", "margin", "weight"):
+        columns[name] = np.array([getattr(pair, name) for pair in source], np.float32)
     return Arrays(columns, source.skipped)
 
 

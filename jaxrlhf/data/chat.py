@@ -67,6 +67,7 @@ class EncodedPair(NamedTuple):
     rejected: Tokens
     label: float = 1.0
     margin: float = 0.0
+    weight: float = 1.0
 
 
 def encode_rows(tokenizer: Any, source: Loaded, *, on_bad_row: OnBadRow = "error") -> Loaded:
@@ -196,7 +197,8 @@ def _encode(tokenizer: Any, item: Any, plan: Sequences, ids: Ids) -> Any:
     start = int(np.argmax(sides[0].loss_mask))  # the first token that is learnt ends the prompt
     chosen, rejected = (side.tokens for side in sides)
     assert np.array_equal(chosen[:start], rejected[:start])
-    return EncodedPair(chosen[:start], chosen[start:], rejected[start:], item.label, item.margin)
+    about = item.label, item.margin, item.weight
+    return EncodedPair(chosen[:start], chosen[start:], rejected[start:], *about)
 
 
 def _sections(tokenizer: Any, prompt: Content, completion: Content | None) -> list[Section]:

@@ -53,13 +53,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two answers to one prompt. `label` is P(chosen is the better one), `margin` in nats."""
+    """Two answers to one prompt. `label` is P(chosen is the better one), `margin` in nats.
+
+    `weight` is how much the pair counts in the loss, against other pairs.
+    """
 
     prompt: Content
     chosen: Content
     rejected: Content
     label: float = 1.0
     margin: float = 0.0
+    weight: float = 1.0
 
 
 def texts(
@@ -99,7 +103,9 @@ def examples(
 def preferences(
     rows: Rows, *, columns: Mapping[str, str] | None = None, on_bad_row: OnBadRow = "error"
 ) -> Loaded[Preference]:
-    """Rows as preference pairs. Optional columns: `label` in [0, 1], and `margin` (0 or more).
+    """Rows as preference pairs.
+
+    Optional columns: `label` in [0, 1], `margin` (0 or more) and `weight` (0 or more).
 
     Skipped and counted: "prompts differ" (see `dialogue.split_pair`), "empty completion" and
     "chosen equals rejected".
@@ -271,7 +277,8 @@ def _pair(row: Row, prompt: Content, chosen: Content, rejected: Content) -> Pref
         raise SkipRow("chosen equals rejected")
     label = row.number("label", 1.0, 0.0, 1.0)
     margin = row.number("margin", 0.0, 0.0, math.inf)
-    return Preference(prompt, chosen, rejected, label, margin)
+    weight = row.number("weight", 1.0, 0.0, math.inf)
+    return Preference(prompt, chosen, rejected, label, margin, weight)
 
 
 def _whole_conversations(row: Row) -> bool:
@@ -355,7 +362,7 @@ PREFERENCES: Shapes = {
     ("instruction", "chosen", "rejected"): _preference_of_instruction,
     ("chosen", "rejected"): _implicit,
 }
-OPTIONAL = ("input", "label", "margin")
+OPTIONAL = ("input", "label", "margin", "weight")
 SIDES = ("chosen", "rejected")
 
 

@@ -32,7 +32,7 @@ def last_tokens(batch, side: str) -> list[int]:
 def by_hand(params, batch, *, center_rewards_coefficient: float, lapse: float):
     """Metrics and gradient. The score of a row is w · table[x] + b, x its last token.
 
-    P(Δ) = (1 − ε) σ(Δ) + ε/2;  L = −p log P(Δ − m) − (1 − p) log P(−Δ − m) + c (r + r')²;
+    P(Δ) = (1 − ε) σ(Δ) + ε/2;  L = w (−p log P(Δ − m) − (1 − p) log P(−Δ − m) + c (r + r')²);
     ∂ log P / ∂Δ = (1 − ε) σ(1 − σ) / P.
     """
     table = np.asarray(params["lm"]["embed"]["embedding"], np.float64)
@@ -48,16 +48,16 @@ def by_hand(params, batch, *, center_rewards_coefficient: float, lapse: float):
     rows = zip(last_tokens(batch, "chosen"), last_tokens(batch, "rejected"), strict=True)
     for i, (good, bad) in enumerate(rows):
         r, r_bad = kernel @ table[good] + bias, kernel @ table[bad] + bias
-        p, m = float(batch["label"][i]), float(batch["margin"][i])
+        p, m, w = (float(batch[name][i]) for name in ("label", "margin", "weight"))
         log_won, slope_won = choice(r - r_bad - m)
         log_lost, slope_lost = choice(r_bad - r - m)
         centre = center_rewards_coefficient
-        losses.append(-p * log_won - (1 - p) * log_lost + centre * (r + r_bad) ** 2)
+        losses.append(w * (-p * log_won - (1 - p) * log_lost + centre * (r + r_bad) ** 2))
         correct.append((r > r_bad) == (p > 0.5))
         pairs.append((r, r_bad))
         d_gap = -p * slope_won + (1 - p) * slope_lost
         for token, sign in ((good, 1), (bad, -1)):
-            d_score = (sign * d_gap + 2 * centre * (r + r_bad)) / size
+            d_score = w * (sign * d_gap + 2 * centre * (r + r_bad)) / size
             grads["table"][token] += d_score * kernel
             grads["kernel"] += d_score * table[token]
             grads["bias"] += d_score
@@ -95,7 +95,7 @@ def test_a_step_equals_the_one_written_out_in_numpy(which, request):
 def test_equal_scores_cost_log_two(plain):
     """A zero head scores everything 0: log 2 whatever the label, and no pair is right."""
     params = {**plain.state.params, "head": jax.tree.map(jnp.zeros_like, tables.head(2))}
-    batch = {**plain.batch, "margin": jnp.zeros(8)}
+    batch = {**plain.batch, "margin": jnp.zeros(8), "weight": jnp.ones(8)}
     _, metrics = plain.update(plain.state._replace(params=params), batch, plain.key)
     assert float(metrics["loss"]) == pytest.approx(np.log(2), rel=1e-6)
     assert float(metrics["margin"]) == float(metrics["score_std"]) == 0
@@ -106,6 +106,7 @@ def test_equal_scores_cost_log_two(plain):
 def test_a_step_widens_the_margin_towards_the_preferred_answer(plain):
     for label, sign in [(1.0, 1), (0.0, -1)]:
         batch = {**plain.batch, "label": jnp.full(8, label), "margin": jnp.zeros(8)}
+        batch["weight"] = jnp.ones(8)
         state = tables.at_rate(plain.state, 0.1)
         new, before = plain.update(state, batch, plain.key)
         _, after = plain.update(new, batch, plain.key)
@@ -126,3 +127,14 @@ def test_swapping_the_sides_and_the_labels_changes_nothing(run):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.params, other.params)
     assert float(metrics["loss"]) == pytest.approx(float(other_metrics["loss"]), rel=1e-6)
     assert float(metrics["margin"]) == pytest.approx(-float(other_metrics["margin"]), rel=1e-5)
+
+
+def test_a_weight_of_two_is_the_pair_twice_and_of_nothing_is_the_pair_left_out(plain):
+    """Rows 0 to 3 with weights (2, 1, 1, 0), against rows 0, 0, 1, 2: the same sum over 4 rows."""
+    rows = {name: x[:4] for name, x in plain.batch.items()}
+    twice = {name: x[jnp.array([0, 0, 1, 2])] for name, x in plain.batch.items()}
+    weighted = {**rows, "weight": jnp.array([2.0, 1.0, 1.0, 0.0])}
+    new, metrics = plain.update(plain.state, weighted, plain.key)
+    other, other_metrics = plain.update(plain.state, {**twice, "weight": jnp.ones(4)}, plain.key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.params, other.params)
+    assert float(metrics["loss"]) == pytest.approx(float(other_metrics["loss"]), rel=1e-6)

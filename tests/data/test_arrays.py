@@ -83,7 +83,10 @@ def test_packing_keeps_every_example_whole_and_once(seed):
 
 
 def test_pairs():
-    items = [pair([5, 6], [7, 2], [8, 9, 2], label=0.75, margin=1.5), pair([5], [6, 2], [7, 2])]
+    items = [
+        pair([5, 6], [7, 2], [8, 9, 2], label=0.75, margin=1.5, weight=0.5),
+        pair([5], [6, 2], [7, 2]),
+    ]
     columns = arrays.pairs(items, length=6, pad_id=0).columns
     assert columns["chosen_tokens"].tolist() == [[5, 6, 7, 2, 0, 0], [5, 6, 2, 0, 0, 0]]
     assert columns["rejected_tokens"].tolist() == [[5, 6, 8, 9, 2, 0], [5, 7, 2, 0, 0, 0]]
@@ -91,6 +94,7 @@ def test_pairs():
     assert columns["rejected_mask"].sum(1).tolist() == [5, 3]
     assert columns["label"].tolist() == [0.75, 1.0] and columns["label"].dtype == np.float32
     assert columns["margin"].tolist() == [1.5, 0.0] and columns["margin"].dtype == np.float32
+    assert columns["weight"].tolist() == [0.5, 1.0] and columns["weight"].dtype == np.float32
 
 
 def test_pairs_truncate_both_prompts_alike():

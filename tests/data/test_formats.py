@@ -138,14 +138,14 @@ def test_dialogue_answer_of_several_turns():
     assert one(formats.examples, row) == Example([USER], [BOT, USER, BOT])
 
 
-def test_label_and_margin():
+def test_label_margin_and_weight():
     pair = {"prompt": "a", "chosen": " b", "rejected": " c"}
-    made = one(formats.preferences, {**pair, "label": 0.25, "margin": 2})
-    assert (made.label, made.margin) == (0.25, 2.0)
+    made = one(formats.preferences, {**pair, "label": 0.25, "margin": 2, "weight": 3})
+    assert (made.label, made.margin, made.weight) == (0.25, 2.0, 3.0)
     made = one(formats.preferences, {**pair, "label": "0.25", "margin": ""})  # from CSV
     assert (made.label, made.margin) == (0.25, 0.0)
     made = one(formats.preferences, {**pair, "label": None})
-    assert (made.label, made.margin) == (1.0, 0.0)
+    assert (made.label, made.margin, made.weight) == (1.0, 0.0, 1.0)
 
 
 def test_column_mapping():
@@ -216,6 +216,7 @@ BAD_ROWS = {
     "label": (formats.preferences, {**PAIR, "label": 1.5}, "'label' must be from 0.0 to 1.0: 1.5"),
     "label text": (formats.preferences, {**PAIR, "label": "x"}, "'label' must be a number: 'x'"),
     "margin": (formats.preferences, {**PAIR, "margin": float("inf")}, "value out of range"),
+    "weight": (formats.preferences, {**PAIR, "weight": -1}, "'weight' must be from 0.0 to inf: -1"),
     "last": (
         formats.preferences,
         {"chosen": HH + "\n\nHuman: and?", "rejected": HH_BAD},
