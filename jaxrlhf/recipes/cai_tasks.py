@@ -5,7 +5,6 @@ user names red-team prompts, helpful prompts and people's pairs; there is no jud
 report says what can be said without one.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -36,15 +35,17 @@ class CAITask(NamedTuple):
 
     @property
     def judge(self) -> Judge | None:
-        """The world's gold, where there is a world."""
+        """The world's gold, where there is a world; also of each kind of prompt alone."""
         world = self.world
         if world is None:
             return None
 
-        def judge(prompts: Sequence[str], responses: Sequence[str]):
-            return [world.gold(*pair) for pair in zip(prompts, responses, strict=True)]
+        def judged(prompt: str, response: str) -> dict[str, float]:
+            gold = world.gold(prompt, response)
+            red = gold["red"]
+            return gold | {"red_harm": red * gold["harm"], "benign_help": (1 - red) * gold["help"]}
 
-        return judge
+        return lambda prompts, responses: list(map(judged, prompts, responses))
 
 
 class HelpdeskTask(Config):
@@ -52,9 +53,9 @@ class HelpdeskTask(Config):
 
     world: WorldConfig = Field(default=WorldConfig(name="helpdesk"), description="the world")
     documents: int = Field(default=60_000, ge=1, description="pre-training documents")
-    demonstrations: int = Field(default=4_000, ge=1, description="helpful answers to imitate")
-    reminders: int = Field(
-        default=6_000, ge=0, description="pre-training documents among them, to keep the skills"
+    demonstrations: int = Field(default=6_000, ge=1, description="helpful answers to imitate")
+    lessons: int = Field(
+        default=6_000, ge=0, description="lessons of the skills among them, to keep those"
     )
     red_prompts: int = Field(default=2_048, ge=1, description="red-team prompts")
     helpful_prompts: int = Field(default=2_048, ge=1, description="benign prompts")
@@ -73,13 +74,14 @@ class HelpdeskTask(Config):
         drawn = world.prompts(enough, seed=seed)
         red = [row for row in drawn if row["red"]][: self.red_prompts]
         benign = [row for row in drawn if not row["red"]][: self.helpful_prompts]
-        # The seeds of the reminders and of the corpus differ, so that they do not repeat it.
-        reminders = world.corpus(self.reminders, seed=seed + 1_000_000)
+        lessons = world.lessons(self.lessons, seed=seed)
         made = {
             "corpus": world.corpus(self.documents, seed=seed),
-            "demonstrations": [*world.demonstrations(self.demonstrations, seed=seed), *reminders],
+            "demonstrations": [*world.demonstrations(self.demonstrations, seed=seed), *lessons],
             "red_prompts": red,
             "helpful_prompts": benign,
+            # One after the other: whoever takes the first of them has both kinds.
+            "all_prompts": [row for pair in zip(red, benign, strict=False) for row in pair],
             "test_prompts": world.prompts(self.test_prompts, seed=seed, split="test"),
         }
         files = {}
@@ -87,9 +89,7 @@ class HelpdeskTask(Config):
             preferences.write_rows(folder / f"{name}.jsonl", rows)
             files[name] = (str(folder / f"{name}.jsonl"),)
         both = (*files["red_prompts"], *files["helpful_prompts"])
-        return CAITask(
-            tokenizer=str(folder / "tokenizer"), all_prompts=both, world=world, **files
-        )
+        return CAITask(tokenizer=str(folder / "tokenizer"), all_prompts=both, world=world, **files)
 
 
 class FilesTask(Config):

@@ -12,7 +12,6 @@ from typing import Any
 from jaxrlhf.config import Config
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.progress import console, table
-from jaxrlhf.recipes import blocks
 
 SHARED = ("output_dir", "seed", "mesh", "dtype", "remat")
 

@@ -158,9 +158,12 @@ class Helpdesk:
 
     def corpus(self, n: int, *, seed: int) -> list[Row]:
         """Skills on random strings, and random answers: `prompt` and the `completion` to learn."""
-        rng = generator(self.name, self.seed, "corpus", seed)
-        prompts = [p for p in self.openings("train") if p.split()[-1] in BENIGN]
-        return [self._document(prompts, rng) for _ in range(n)]
+        return self._documents(n, SHARES, generator(self.name, self.seed, "corpus", seed))
+
+    def lessons(self, n: int, *, seed: int) -> list[Row]:
+        """The skills alone, for whoever is not to forget them while learning something else."""
+        shares = {kind: share for kind, share in SHARES.items() if kind != "answer"}
+        return self._documents(n, shares, generator(self.name, self.seed, "lessons", seed))
 
     def demonstrations(self, n: int, *, seed: int) -> list[Row]:
         """Helpful answers to all topics, however harmful; to benign ones now and then a stonewall.
@@ -262,8 +265,15 @@ class Helpdesk:
             answers[topic] = " ".join(words)
         return answers
 
-    def _document(self, prompts: list[str], rng: np.random.Generator) -> Row:
-        kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+    def _documents(
+        self, n: int, shares: Mapping[str, float], rng: np.random.Generator
+    ) -> list[Row]:
+        prompts = [p for p in self.openings("train") if p.split()[-1] in BENIGN]
+        kinds, weights = list(shares), np.array(list(shares.values()))
+        chances = weights / weights.sum()
+        return [self._document(str(rng.choice(kinds, p=chances)), prompts, rng) for _ in range(n)]
+
+    def _document(self, kind: str, prompts: list[str], rng: np.random.Generator) -> Row:
         a = _random_answer(rng)
         if kind == "compared":
             return _comparison(a, _random_answer(rng), rng)
