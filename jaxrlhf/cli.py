@@ -77,12 +77,16 @@ def _command(argv: list[str], recipes: "Mapping[str, Recipe]") -> int:
     if not args.words:
         _print_help(recipes)
         return 0 if args.help else UserError.exit_code
-    name, *overrides = args.words
+    name, overrides = _chosen(args.words, recipes)
+    if name not in recipes and args.help:
+        _print_group_help(name, recipes)
+        return 0
     if name not in recipes:
         raise UserError(_unknown_recipe(name, recipes))
     module = _import(name, recipes[name].module)
     if args.help:
         _print_recipe_help(name, recipes[name], module)
+        _print_commands(name, recipes)
         return 0
     overrides = _named(overrides, recipes[name].positional)
     config: Config = module.CONFIG.load(args.config, _checked(overrides))
@@ -135,7 +139,25 @@ def _checked(overrides: list[str]) -> list[str]:
     return overrides
 
 
+def _chosen(words: list[str], recipes: "Mapping[str, Recipe]") -> "tuple[str, list[str]]":
+    """The name of a recipe, which may be two words, and the words after it."""
+    first, *rest = words
+    second = rest[0] if rest and _commands(first, recipes) else ""
+    is_name = second and "=" not in second and not second.endswith((".yaml", ".yml"))
+    takes_a_word = first in recipes and recipes[first].positional
+    if f"{first} {second}" in recipes or (is_name and not takes_a_word):
+        return f"{first} {second}", rest[1:]
+    return first, rest
+
+
+def _commands(name: str, recipes: "Mapping[str, Recipe]") -> "dict[str, Recipe]":
+    """The recipes whose first word is `name` and that have a second."""
+    return {key: recipe for key, recipe in recipes.items() if key.startswith(f"{name} ")}
+
+
 def _unknown_recipe(name: str, recipes: "Mapping[str, Recipe]") -> str:
+    if group := _commands(name.partition(" ")[0], recipes):
+        recipes = group
     guess = nearest(name, recipes)
     hint = f"did you mean {guess!r}?" if guess else f"the recipes are {', '.join(recipes)}"
     return f"unknown recipe {name!r}; {hint}"
@@ -242,6 +264,20 @@ def _print_recipe_help(name: str, recipe: "Recipe", module: ModuleType) -> None:
     example = getattr(module, "EXAMPLE", f"jaxrlhf {name} --config my.yaml {rows[0].path}=VALUE")
     console.print("[bold]Example[/]")
     console.print(f"  {example}", markup=False, soft_wrap=True)
+
+
+def _print_group_help(name: str, recipes: "Mapping[str, Recipe]") -> None:
+    """Of a first word that is no recipe by itself."""
+    if not _commands(name, recipes):
+        raise UserError(_unknown_recipe(name, recipes))
+    _print_usage(_console(), f"{name} COMMAND")
+    _print_commands(name, recipes)
+
+
+def _print_commands(name: str, recipes: "Mapping[str, Recipe]") -> None:
+    """The recipes of two words below `name`, if there are any."""
+    if commands := _commands(name, recipes):
+        _print_rows(_console(), "Commands", [(key, r.summary) for key, r in commands.items()])
 
 
 def _print_usage(console: Console, recipe: str) -> None:

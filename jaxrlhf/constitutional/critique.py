@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from jaxrlhf.constitutional import texts
 from jaxrlhf.constitutional.constitution import Constitution, Principle, draw
+from jaxrlhf.constitutional.mixture import mixed
 from jaxrlhf.constitutional.sampler import Drawn, Model
 from jaxrlhf.data.columns import Content
 from jaxrlhf.errors import ConfigError, DataError
@@ -112,22 +111,13 @@ def sft_rows(
         made += [_example(constitution, chain["prompt"], one["revision"]) for one in revisions]
     if not made:
         raise DataError("no revision is left to fine-tune on")
-    wanted = len(helpful) if helpful_ratio is None else round(helpful_ratio * len(made))
-    if wanted > len(helpful):
-        raise DataError(
-            f"helpful_ratio = {helpful_ratio}: {len(made)} revisions ask for {wanted} helpful rows,"
-            f" there are {len(helpful)}; at most {len(helpful) / len(made):.3g} would do"
-        )
-    chosen = np.random.default_rng(seed).permutation(len(helpful))[:wanted]
-    return made + [{**helpful[i], "source": "helpful"} for i in sorted(chosen.tolist())]
+    return mixed(made, helpful, ratio=helpful_ratio, seed=seed, name="helpful")
 
 
 def _example(constitution: Constitution, prompt: Content, revision: str) -> Row:
-    if isinstance(prompt, list):
-        answer: Content = [{"role": "assistant", "content": revision}]
-        return {"prompt": prompt, "completion": answer, "source": "revision"}
-    asked = texts.response_query(constitution, prompt)
-    return {"prompt": asked, "completion": " " + revision, "source": "revision"}
+    asked = texts.response_query(constitution, prompt) if isinstance(prompt, str) else prompt
+    completion = texts.as_answer(prompt, revision)
+    return {"prompt": asked, "completion": completion, "source": "revision"}
 
 
 class _Chains:

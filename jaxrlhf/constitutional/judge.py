@@ -11,7 +11,7 @@ Source: Bai et al. 2022 (arXiv 2212.08073), sections 4.1 and 4.3 (clamping); bot
 2023 (arXiv 2309.00267), section 2.2.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +92,7 @@ def label_pairs(
                 yield _row(row, pairs[row], mine, seed)
 
 
-def probabilities(row: Row) -> dict[str, np.ndarray]:
+def probabilities(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """P(a is better) of a row by order: {"ab": [Q], "ba": [Q]}, a number a question."""
     found: dict[str, list[float]] = {}
     for one in row["judgements"]:
@@ -132,10 +132,11 @@ def preference_rows(
         made.append(
             {
                 "prompt": row["prompt"],
-                "chosen": _as_answer(row["prompt"], chosen),
-                "rejected": _as_answer(row["prompt"], rejected),
+                "chosen": texts.as_answer(row["prompt"], chosen),
+                "rejected": texts.as_answer(row["prompt"], rejected),
                 "label": float(np.clip(sure, low, high)),
                 "weight": weight,
+                "source": "ai",
                 "probability": max(p, 1 - p),
                 "entropy": row["entropy"],
                 "questions": sorted({one["question"] for one in row["judgements"]}),
@@ -261,10 +262,3 @@ def entropy(p: float) -> float:
     (0.6931, 0.0)
     """
     return float(special.entr(p) + special.entr(1 - p))
-
-
-def _as_answer(prompt: Content, response: str) -> Content:
-    """A response in the form that its prompt asks for."""
-    if isinstance(prompt, list):
-        return [{"role": "assistant", "content": response}]
-    return " " + response

@@ -23,6 +23,15 @@ def prompt_text(prompt: Content) -> str:
     return dialogue.render(prompt).removeprefix(dialogue.HUMAN + " ")
 
 
+def as_answer(prompt: Content, response: Content) -> Content:
+    """A response as a row of training data has it: a turn, or a text with the space before it."""
+    if isinstance(response, list):
+        return response
+    if isinstance(prompt, list):
+        return [{"role": "assistant", "content": response}]
+    return " " + response
+
+
 def response_query(constitution: Constitution, prompt: Content) -> str:
     """Ends where the response begins. Also the prompt that a model trained on it will see."""
     return constitution.layout.respond.format(prompt=prompt_text(prompt))

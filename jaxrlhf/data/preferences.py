@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxrlhf.data.columns import Content, Row
-from jaxrlhf.data.formats import Preference
+from jaxrlhf.data.formats import Example, Preference
 from jaxrlhf.data.rows import BadRow, Loaded, OnBadRow, Rows, Skipped, convert, shorten
 from jaxrlhf.errors import DataError
 
@@ -64,8 +64,8 @@ def read_samples(rows: Rows, *, on_bad_row: OnBadRow = "error") -> Loaded[Sample
     return convert(source, _samples, on_bad_row=on_bad_row, what="sample records")
 
 
-def to_record(item: Preference | Samples) -> dict[str, Any]:
-    """The row of a preference or a sample record; other columns stand beside ours."""
+def to_record(item: Preference | Samples | Example) -> dict[str, Any]:
+    """The row of a preference, a sample record or an example; other columns stand beside ours."""
     record = asdict(item)
     return {**record.pop("columns", {}), **record}
 
@@ -89,7 +89,7 @@ def write_rows(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:
             zipped = path.name.endswith(".gz")
             file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if zipped else raw
             for record in records:
-                file.write(_line(path, count, record))
+                file.write(json_line(record, where=f"{path}: row {count + 1}"))
                 count += 1
             if zipped:
                 file.close()
@@ -103,12 +103,17 @@ def write_rows(path: str | Path, records: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
-def _line(path: Path, count: int, record: Mapping[str, Any]) -> bytes:
+def json_line(record: Mapping[str, Any], *, where: str) -> bytes:
+    """A record as a line of JSON; `where` names it should JSON not be able to hold it.
+
+    Raises:
+      DataError: a value that JSON cannot hold (NaN included).
+    """
     try:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8") + b"\n"
     except (TypeError, ValueError) as problem:
-        raise DataError(f"{path}: row {count + 1} cannot be written: {problem}") from None
+        raise DataError(f"{where} cannot be written: {problem}") from None
 
 
 def _umask() -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Recipe(NamedTuple):
-    """A command of the CLI. `module` has `CONFIG` (a Config class) and `run(config)`.
+    """A command of the CLI, of one word or two. `module` has `CONFIG` and `run(config)`.
 
     `positional` is the field that a first word without "=" sets: `jaxrlhf inspect PATH`.
     """
@@ -30,6 +30,17 @@ RECIPES: dict[str, Recipe] = {
     ),
     "reward": Recipe("train a reward model on preference pairs", "jaxrlhf.recipes.reward"),
     "ppo": Recipe("improve a policy by PPO against a reward", "jaxrlhf.recipes.ppo"),
+    "cai critique-revise": Recipe(
+        "answers that a model criticises and revises under a constitution",
+        "jaxrlhf.recipes.cai_critique_revise",
+    ),
+    "cai label": Recipe(
+        "pairs of answers labelled by a model under a constitution", "jaxrlhf.recipes.cai_label"
+    ),
+    "cai judge": Recipe(
+        "how well a model chooses between responses whose better one is known",
+        "jaxrlhf.recipes.cai_judge",
+    ),
     "seeds": Recipe(
         "run the rlhf recipe for several seeds; a table with intervals", "jaxrlhf.recipes.seeds"
     ),

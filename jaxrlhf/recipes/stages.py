@@ -17,6 +17,7 @@ import jax
 from jaxrlhf import checkpoint, config_file, loop
 from jaxrlhf.algorithms.base import Algorithm, State
 from jaxrlhf.config import Config, differences, save_resolved
+from jaxrlhf.data.stream import RowStream
 from jaxrlhf.errors import ConfigError, UserError
 from jaxrlhf.metrics import MetricsWriter, read_metrics
 from jaxrlhf.progress import progress
@@ -25,6 +26,8 @@ from jaxrlhf.recipes.blocks import StageConfig, TrainConfig
 # Of a training stage's folder: the finished model, that model but for its weights (there from the
 # first step on), and the checkpoints.
 MODEL, DESCRIPTION, CHECKPOINTS = "model", "model_config", "checkpoints"
+
+PARTIAL = ".partial"  # ends the name of a file of rows that a stage is still writing
 
 # Fields that may differ when a run is continued: they change what is written, not what is learned.
 HARMLESS = (
@@ -55,6 +58,10 @@ class Stage:
         """Write the resolved config."""
         make_folder(self.folder)
         save_resolved(self.config, self.folder)
+
+    def stream(self, name: str) -> RowStream:
+        """The rows of `name` that are there so far; to be removed once the stage is finished."""
+        return RowStream(self.folder / f"{name}{PARTIAL}")
 
     def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Mark the stage finished; written last and atomically. Adds its wall-clock seconds."""
@@ -113,7 +120,10 @@ def make_folder(folder: Path) -> None:
 def refuse_another_config(folder: Path, config: Config) -> None:
     """Raise where `folder` holds a run with other settings and something to lose; list them."""
     path = folder / "config.yaml"
-    saved = any(folder.glob("**/done.json")) or any(folder.glob("**/checkpoints/[0-9]*"))
+    saved = any(
+        any(folder.glob(f"**/{name}"))
+        for name in ("done.json", "checkpoints/[0-9]*", f"*{PARTIAL}")
+    )
     if not (path.is_file() and saved):
         return
     before = config_file.read(path).values
@@ -202,9 +212,14 @@ def every(
 
 def write_json(path: Path, value: Any) -> None:
     """Atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
