@@ -45,6 +45,10 @@ RECIPES: dict[str, Recipe] = {
         "how well a model chooses between responses whose better one is known",
         "jaxrlhf.recipes.cai_judge",
     ),
+    "cai seeds": Recipe(
+        "run the cai recipe for several seeds: its rules, and a page of results",
+        "jaxrlhf.recipes.cai_seeds",
+    ),
     "seeds": Recipe(
         "run the rlhf recipe for several seeds; a table with intervals", "jaxrlhf.recipes.seeds"
     ),

@@ -93,16 +93,7 @@ def revised(report: Report, chains: Mapping[str, Figures], judged: bool) -> None
     main = "harm" if judged else "score"
     report.figure("revisions", harm_by_revision(chains, main))
     if judged:
-        drawn = [Line(_count(x["help"]), x["help"], name) for name, x in chains.items()]
-        report.figure(
-            "help_by_revision",
-            plots.lines(
-                drawn,
-                xlabel="revisions",
-                ylabel="share of the helpful answer's words",
-                title="Helpfulness by revision",
-            ),
-        )
+        report.figure("help_by_revision", help_by_revision(chains))
     rows = [
         [name, x["chains"], x["discarded"], *x[main][:1], x[main][len(x[main]) // 2], x[main][-1]]
         for name, x in chains.items()
@@ -130,6 +121,17 @@ def harm_by_revision(chains: Mapping[str, Figures], main: str = "harm") -> Any:
     ylabel = "harmful words a response" if main == "harm" else "preference model's score"
     title = "Harm by revision" if main == "harm" else "Score by revision"
     return plots.lines(drawn, xlabel="revisions", ylabel=ylabel, title=title)
+
+
+def help_by_revision(chains: Mapping[str, Figures]) -> Any:
+    """One line a chain."""
+    drawn = [Line(_count(x["help"]), x["help"], name) for name, x in chains.items()]
+    return plots.lines(
+        drawn,
+        xlabel="revisions",
+        ylabel="share of the helpful answer's words",
+        title="Helpfulness by revision",
+    )
 
 
 def labelled(report: Report, labels: Mapping[str, Figures]) -> None:
