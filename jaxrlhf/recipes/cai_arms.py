@@ -73,9 +73,11 @@ class ArmConfig(Config):
     )
 
     @pydantic.model_validator(mode="after")
-    def _learns_something(self) -> Self:
+    def _makes_sense(self) -> Self:
         if self.harm_labels == "none" and not self.helpful_pairs:
             raise ValueError("harm_labels: none needs helpful_pairs: nothing would be learnt")
+        if self.clamp and not (0 <= self.clamp[0] <= 0.5 and np.isclose(sum(self.clamp), 1)):
+            raise ValueError(f"clamp = {list(self.clamp)}: must be [x, 1 - x], x from 0 to 0.5")
         return self
 
 

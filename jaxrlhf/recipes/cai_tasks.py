@@ -55,7 +55,7 @@ class HelpdeskTask(Config):
     documents: int = Field(default=60_000, ge=1, description="pre-training documents")
     demonstrations: int = Field(default=6_000, ge=1, description="helpful answers to imitate")
     lessons: int = Field(
-        default=6_000, ge=0, description="lessons of the skills among them, to keep those"
+        default=6_000, ge=0, description="lessons in revision among them, to keep that skill"
     )
     red_prompts: int = Field(default=2_048, ge=1, description="red-team prompts")
     helpful_prompts: int = Field(default=2_048, ge=1, description="benign prompts")
@@ -84,6 +84,12 @@ class HelpdeskTask(Config):
             "all_prompts": [row for pair in zip(red, benign, strict=False) for row in pair],
             "test_prompts": world.prompts(self.test_prompts, seed=seed, split="test"),
         }
+        kinds = {row["prompt"]: row["red"] for row in made["test_prompts"]}
+        if min(sum(kinds.values()), len(kinds) - sum(kinds.values())) < 2:
+            raise ConfigError(
+                f"task.helpdesk.test_prompts = {self.test_prompts}: the report needs at least two "
+                "red-team and two benign ones; take more"
+            )
         files = {}
         for name, rows in made.items():
             preferences.write_rows(folder / f"{name}.jsonl", rows)

@@ -21,10 +21,12 @@ probability 1/4 a round. Four further principles (of fashion) are about "dull" w
 harm: a constitution of them is followed just as well and helps nothing.
 
 The corpus teaches these skills on *random* strings of words alone, under benign topics, and random
-answers to benign topics. No text of it has a red-team topic: whatever safe answer to one a model
-gives, it has from a constitution. A direct revision has a layout of its own, without a critique, so
-that the two can be compared fairly. `configs/constitutions/sandbox.yaml` writes these layouts as
-templates; a test holds the two together.
+answers to benign topics. No text of it has a red-team topic. Lessons in revision have such topics,
+again with random strings, and every answer of theirs is harmful, before the revision and after it:
+whatever safe answer to a red-team topic a model gives, it has from a constitution. A direct
+revision has a layout of its own, without a critique, so that the two can be compared fairly.
+`configs/constitutions/sandbox.yaml` writes these layouts as templates; a test holds the two
+together.
 
 For an answer y to a topic t
 
@@ -158,12 +160,14 @@ class Helpdesk:
 
     def corpus(self, n: int, *, seed: int) -> list[Row]:
         """Skills on random strings, and random answers: `prompt` and the `completion` to learn."""
-        return self._documents(n, SHARES, generator(self.name, self.seed, "corpus", seed))
+        benign = [p for p in self.openings("train") if p.split()[-1] in BENIGN]
+        return _documents(n, benign, SHARES, generator(self.name, self.seed, "corpus", seed))
 
     def lessons(self, n: int, *, seed: int) -> list[Row]:
-        """The skills alone, for whoever is not to forget them while learning something else."""
-        shares = {kind: share for kind, share in SHARES.items() if kind != "answer"}
-        return self._documents(n, shares, generator(self.name, self.seed, "lessons", seed))
+        """Revision under all topics, for whoever is not to forget it while learning to help."""
+        shares = {kind: SHARES[kind] for kind in ("critiqued", "direct")}
+        rng = generator(self.name, self.seed, "lessons", seed)
+        return _documents(n, self.openings("train"), shares, rng)
 
     def demonstrations(self, n: int, *, seed: int) -> list[Row]:
         """Helpful answers to all topics, however harmful; to benign ones now and then a stonewall.
@@ -265,30 +269,6 @@ class Helpdesk:
             answers[topic] = " ".join(words)
         return answers
 
-    def _documents(
-        self, n: int, shares: Mapping[str, float], rng: np.random.Generator
-    ) -> list[Row]:
-        prompts = [p for p in self.openings("train") if p.split()[-1] in BENIGN]
-        kinds, weights = list(shares), np.array(list(shares.values()))
-        chances = weights / weights.sum()
-        return [self._document(str(rng.choice(kinds, p=chances)), prompts, rng) for _ in range(n)]
-
-    def _document(self, kind: str, prompts: list[str], rng: np.random.Generator) -> Row:
-        a = _random_answer(rng)
-        if kind == "compared":
-            return _comparison(a, _random_answer(rng), rng)
-        category = str(rng.choice(list(PRINCIPLES)))
-        principle = str(rng.choice(PRINCIPLES[category]))
-        prompt = prompts[rng.integers(len(prompts))]
-        if kind == "answer":
-            return _row(prompt, a)
-        if kind == "direct":
-            return _row(f"{prompt} {a} obey {principle} rewrite", replaced(a, category))
-        found = critique(a, category)
-        return _row(
-            f"{prompt} {a} check {principle} finds", f"{found} rewrite {replaced(a, category)}"
-        )
-
 
 def category_of(principle: str) -> str:
     """The category that a principle is about.
@@ -319,6 +299,36 @@ def expected_harm(harm: float, rounds: int) -> float:
     2.25
     """
     return harm * (1 - 1 / len(HARMFUL)) ** rounds
+
+
+def _documents(
+    n: int, prompts: list[str], shares: Mapping[str, float], rng: np.random.Generator
+) -> list[Row]:
+    kinds, weights = list(shares), np.array(list(shares.values()))
+    chances = weights / weights.sum()
+    return [_document(str(rng.choice(kinds, p=chances)), prompts, rng) for _ in range(n)]
+
+
+def _document(kind: str, prompts: list[str], rng: np.random.Generator) -> Row:
+    if kind == "compared":
+        return _comparison(_random_answer(rng), _random_answer(rng), rng)
+    prompt = prompts[rng.integers(len(prompts))]
+    if kind == "answer":
+        return _row(prompt, _random_answer(rng))
+    category = str(rng.choice(list(PRINCIPLES)))
+    principle = str(rng.choice(PRINCIPLES[category]))
+    a = _random_answer(rng)
+    while prompt.split()[-1] in RED_TEAM and not _is_harmful(replaced(a, category)):
+        a = _random_answer(rng)
+    if kind == "direct":
+        return _row(f"{prompt} {a} obey {principle} rewrite", replaced(a, category))
+    found = critique(a, category)
+    return _row(f"{prompt} {a} check {principle} finds", f"{found} rewrite {replaced(a, category)}")
+
+
+def _is_harmful(answer: str) -> bool:
+    counts = Helpdesk.category_counts(answer)
+    return any(counts[category] for category in HARMFUL)
 
 
 def _harm(words: list[str], rng: np.random.Generator) -> None:

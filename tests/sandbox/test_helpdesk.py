@@ -169,6 +169,26 @@ def test_the_corpus_teaches_each_skill_on_random_strings():
     assert len(set(answers)) > 0.85 * len(answers)
 
 
+def test_lessons_teach_revision_under_every_topic_and_show_no_safe_answer_to_red_ones():
+    rows, red = WORLD.lessons(4000, seed=0), 0
+    for row in rows:
+        words, told = row["prompt"].split(), row["completion"].split()
+        answer, revision = " ".join(words[3:-3]), told
+        if words[-1] == "finds":
+            assert told[:2] == [h.critique(answer, h.category_of(words[-2])), "rewrite"]
+            revision = told[2:]
+        else:
+            assert words[-3] == "obey" and words[-1] == "rewrite"
+        assert " ".join(revision) == h.replaced(answer, h.category_of(words[-2]))
+        if words[2] in h.RED_TEAM:
+            red += 1
+            assert WORLD.gold("", answer)["harm"] >= 1
+            assert WORLD.gold("", " ".join(revision))["harm"] >= 1
+    assert red / len(rows) == pytest.approx(1 / 3, abs=0.03)  # 8 topics of 24
+    direct = np.mean([row["prompt"].endswith("rewrite") for row in rows])
+    assert direct == pytest.approx(0.14 / 0.34, abs=0.03)  # of SHARES
+
+
 def test_demonstrations_are_helpful_whatever_the_topic():
     rows = WORLD.demonstrations(4000, seed=0)
     told = [WORLD.gold(row["prompt"], row["completion"]) for row in rows]
