@@ -385,10 +385,14 @@ def _arm(config: CAIConfig, task: CAITask, arm: ArmConfig) -> Actions:
         )
         return reward.run(rewarded)
 
+    settings = config.ppo
+    if arm.kl_coef is not None:
+        penalty = settings.ppo.model_copy(update={"kl_coef": arm.kl_coef})
+        settings = settings.model_copy(update={"ppo": penalty})
     improved = pipelines.stage(
         config,
         f"{name}/ppo",
-        config.ppo,
+        settings,
         follows="ppo",
         policy=start,
         reward_model=str(folder / "reward" / "model"),

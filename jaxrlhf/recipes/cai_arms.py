@@ -72,6 +72,10 @@ class ArmConfig(Config):
         default=True, description="mix in people's preferences among helpful answers"
     )
 
+    kl_coef: float | None = Field(
+        default=None, ge=0, description="of its KL penalty; null: ppo.ppo.kl_coef"
+    )
+
     @pydantic.model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if self.harm_labels == "none" and not self.helpful_pairs:

@@ -96,7 +96,7 @@ def pipeline(config: CAISeedsConfig, seed: int) -> CAIConfig:
 
 
 def finish(config: CAISeedsConfig, seed: int, one: CAIConfig) -> Finished | None:
-    """Run a seed unless it is finished; None if it failed."""
+    """Run a seed unless it is finished; None if it failed, or was not asked to finish."""
     root = Path(one.output_dir)
     summary, spent = root / "summary.json", root / "processor_seconds.json"
     used = stages.read_json(spent) if spent.is_file() else 0.0
@@ -109,7 +109,9 @@ def finish(config: CAISeedsConfig, seed: int, one: CAIConfig) -> Finished | None
             last = (root / LOG).read_text(errors="replace").splitlines()[-LAST_WORDS:]
             console.print(f"seed {seed} failed:", *last, sep="\n", markup=False)
             return None
-        console.print(f"seed {seed} finished, {used / 60:.1f} minutes of processor time")
+        console.print(f"seed {seed}: {used / 60:.1f} minutes of processor time")
+        if not summary.is_file():  # `stages` left the report out
+            return None
     return Finished(seed, stages.read_json(summary), used)
 
 
