@@ -115,6 +115,39 @@ def test_a_recipes_help_is_its_docstring_fields_and_example(run):
     )
 
 
+def test_a_command_may_be_two_words(run, recipes):
+    recipes["pet dog"] = FakeRecipe("walks [it]", "toy_recipe")
+    recipes["pet cat"] = FakeRecipe("feeds it", "toy_recipe", positional="data")
+    assert run("pet", "dog", "data=x", "seed=2") == (0, "", "")
+    assert RUNS.pop() == Toy(data="x", seed=2)
+    assert run("pet", "cat", "fish") == (0, "", "")
+    assert RUNS.pop() == Toy(data="fish")
+    code, out, _ = run("pet", "--help")
+    assert code == 0
+    assert "jaxrlhf pet COMMAND [--config FILE] [field=value ...]" in out
+    assert [line.split() for line in out.splitlines() if line.startswith("  pet")] == [
+        ["pet", "dog", "walks", "[it]"],
+        ["pet", "cat", "feeds", "it"],
+    ]
+    assert "jaxrlhf pet dog [--config FILE]" in run("pet", "dog", "--help")[1]
+    code, _, err = run("pet", "dgo", "data=x")
+    assert (code, err) == (2, "error: unknown recipe 'pet dgo'; did you mean 'pet dog'?\n")
+    for argv in (("pet",), ("pet", "data=x")):
+        code, _, err = run(*argv)
+        assert code == 2
+        assert "unknown recipe 'pet'" in err and "pet dog" in err
+    assert "unknown recipe 'pat'" in run("pat", "--help")[2]
+
+
+def test_a_word_may_be_a_recipe_and_begin_others(run, recipes):
+    recipes["toy car"] = FakeRecipe("drives it", "toy_recipe")
+    assert run("toy", "data=x")[0] == 0 and run("toy", "car", "data=y")[0] == 0
+    assert [toy.data for toy in RUNS] == ["x", "y"]
+    out = run("toy", "--help")[1]
+    assert "It has [two] paragraphs." in out and "drives it" in out
+    assert "unknown recipe 'toy cra'; did you mean 'toy car'?" in run("toy", "cra", "data=x")[2]
+
+
 def test_print_config_is_a_config_file(run, tmp_path):
     code, out, _ = run("toy", "data=no", "--print-config")
     assert code == 0

@@ -10,6 +10,8 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import cai_probes as cai
+import cai_tiny
 import config_probes as probes
 import micro
 import pytest
@@ -127,6 +129,26 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("LoraConfig", "alpha"): adapters("alpha=5", seen="frozen"),
     ("LoraConfig", "targets"): adapters("targets=[q_proj]"),
     ("LoraConfig", "use_rslora"): adapters("use_rslora=true", seen="frozen"),
+    ("PairsConfig", "files"): p(cai.pairs, "files=[renamed.jsonl]"),
+    ("PairsConfig", "columns"): p(
+        cai.pairs, "columns={prompt: question}", base=("files=[renamed.jsonl]",)
+    ),
+    ("PairsConfig", "limit"): p(cai.pairs, "limit=5"),
+    ("PairsConfig", "group_by"): p(cai.pairs, "group_by=kind"),
+    ("ServerConfig", "url"): p(cai.server, "url=http://localhost:2/v1"),
+    ("ServerConfig", "model"): p(cai.server, "model=other"),
+    ("ServerConfig", "api"): p(cai.served, "api=chat"),
+    ("ServerConfig", "key_variable"): p(cai.server, "key_variable=KEY"),
+    ("ServerConfig", "cache"): p(cai.server, "cache=there"),
+    ("ServerConfig", "concurrency"): p(cai.server, "concurrency=2"),
+    ("ServerConfig", "timeout"): p(cai.server, "timeout=2"),
+    ("ServerConfig", "retries"): p(cai.server, "retries=2"),
+    ("ServerConfig", "backoff"): p(cai.server, "backoff=2"),
+    ("ServerConfig", "price_read"): p(cai.server, "price_read=3"),
+    ("ServerConfig", "price_written"): p(cai.server, "price_written=3"),
+    ("ServerConfig", "seconds_per_request"): p(cai.server, "seconds_per_request=3"),
+    ("ServerConfig", "max_cost"): p(cai.server, "max_cost=0.0001"),
+    ("ServerConfig", "estimate_only"): p(cai.served, "estimate_only=true"),
     ("SettingsConfig", "value_model"): setting("value_model=shared"),
     ("SettingsConfig", "num_ppo_epochs"): setting("num_ppo_epochs=3"),
     ("SettingsConfig", "num_mini_batches"): setting("num_mini_batches=2"),
@@ -181,6 +203,28 @@ COMMON = {
         "eval_steps": p(recipes.has_evaluation(recipe), "eval_steps=2", base=held_out),
     }.items()
 }
+REVISE, LABEL, JUDGE = (cai.outcome(recipe) for recipe in cai_tiny.BASE)
+ASKS = {
+    "output_dir": f"output_dir={micro.scratch()}/elsewhere",
+    "seed": "seed=1",
+    "model_path": "model_path=other",
+    "dtype": "dtype=bfloat16",
+    "constitution": "constitution=fewer.yaml",
+    "few_shot": "few_shot=0",
+    "batch_size": "batch_size=8",
+}
+CHOOSES = {
+    **ASKS,
+    "both_orders": "both_orders=false",
+    "questions_per_pair": "questions_per_pair=2",
+    "comparisons": "comparisons=2",
+    "think": "think=true",
+}
+CAI = {
+    (recipe, field): p(cai.outcome(recipe), change)
+    for recipe in cai_tiny.BASE
+    for field, change in (ASKS if recipe == "cai critique-revise" else CHOOSES).items()
+}
 REWARD_RULE = ("reward_model=null", "reward_function=recipe_probes:by_letters")
 SECOND = f"{micro.scratch()}/second.yaml"
 
@@ -231,6 +275,23 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("ppo", "shown_completions"): p(
         recipes.completions, "shown_completions=2", base=HELD_OUT["ppo"]
     ),
+    **CAI,
+    ("cai critique-revise", "keep_unfinished"): p(REVISE, "keep_unfinished=false"),
+    ("cai critique-revise", "rounds"): p(REVISE, "rounds=1"),
+    ("cai critique-revise", "direct"): p(REVISE, "direct=true"),
+    ("cai critique-revise", "principles"): p(REVISE, "principles=2"),
+    ("cai critique-revise", "revisions"): p(REVISE, "revisions=last"),
+    ("cai critique-revise", "helpful"): p(REVISE, *cai.HELPFUL),
+    ("cai critique-revise", "helpful_ratio"): p(REVISE, "helpful_ratio=0.25", base=cai.HELPFUL),
+    ("cai label", "keep_unfinished"): p(LABEL, "keep_unfinished=false", base=("think=true",)),
+    ("cai label", "samples"): p(LABEL, "samples=some_samples.jsonl"),
+    ("cai label", "hard"): p(LABEL, "hard=true"),
+    ("cai label", "clamp"): p(LABEL, "clamp=[0.4, 0.6]"),
+    ("cai label", "ai_label_weight"): p(LABEL, "ai_label_weight=0.5"),
+    ("cai label", "human"): p(LABEL, *cai.HUMAN),
+    ("cai label", "human_ratio"): p(LABEL, "human_ratio=0.25", base=cai.HUMAN),
+    ("cai label", "test_pairs"): p(LABEL, "test_pairs=3"),
+    ("cai judge", "keep_unfinished"): p(JUDGE, "keep_unfinished=false", base=("think=true",)),
     ("sample", "output_dir"): p(
         recipes.asked("sample", "files"), f"output_dir={micro.scratch()}/samples"
     ),
@@ -305,6 +366,14 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("ppo", "sampling"): of("ppo", "update", "sampling.temperature=0.5"),
     ("ppo", "truncation"): p(recipes.truncation_of_ppo, "truncation.token=soup"),
     ("ppo", "ppo"): of("ppo", "update", "ppo.gamma=0.9"),
+    **{(recipe, "mesh"): p(cai.outcome(recipe), "mesh.data=2") for recipe in cai_tiny.BASE},
+    ("cai critique-revise", "prompts"): p(REVISE, "prompts.limit=5"),
+    ("cai critique-revise", "sampling"): p(REVISE, "sampling.temperature=0.5"),
+    ("cai label", "sampling"): p(LABEL, "sampling.temperature=0.5", base=("think=true",)),
+    ("cai label", "server"): p(LABEL, "server.model=other", base=cai.SERVED),
+    ("cai judge", "sampling"): p(JUDGE, "sampling.temperature=0.5", base=("think=true",)),
+    ("cai judge", "server"): p(JUDGE, "server.model=other", base=cai.SERVED),
+    ("cai judge", "pairs"): p(JUDGE, "pairs.limit=5"),
     ("sample", "mesh"): p(recipes.asked("sample"), "mesh.data=2"),
     ("sample", "prompts"): p(recipes.asked("sample"), "prompts.limit=5"),
     ("sample", "sampling"): p(recipes.asked("sample"), "sampling.temperature=0.5"),

@@ -1,4 +1,4 @@
-"""The wheel: it builds without the network, holds the package and nothing else, and imports."""
+"""The wheel: it builds without the network, holds the package with its data, and imports."""
 
 import importlib.util
 import re
@@ -34,17 +34,20 @@ def wheel(tmp_path_factory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "jaxrlhf", source / "jaxrlhf", ignore=ignored)
+    for name in ("jaxrlhf", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
     offline = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
     run(sys.executable, "-m", "pip", "wheel", *offline, "-w", "dist", ".", cwd=source)
     (path,) = (source / "dist").iterdir()
     return path
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+def test_the_wheel_holds_the_package_its_constitutions_and_nothing_else(wheel):
     assert wheel.name == f"jaxrlhf-{jaxrlhf.__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxrlhf").rglob("*.py")}
+    constitutions = (ROOT / "configs" / "constitutions").iterdir()
+    expected |= {f"jaxrlhf/constitutional/shipped/{path.name}" for path in constitutions}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -56,6 +59,8 @@ def test_the_wheel_imports_from_a_clean_folder(wheel, tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "import jaxrlhf, jaxrlhf.losses, jaxrlhf.cli\n"
+        "from jaxrlhf.constitutional import constitution\n"
+        "assert len(constitution.load('default').principles) >= 16\n"
         f"assert jaxrlhf.__file__.startswith({str(site)!r}), jaxrlhf.__file__\n"
         "sys.exit(jaxrlhf.cli.main(['--version']))"
     )

@@ -6,6 +6,7 @@ Points, each reached in the middle of an ordinary run:
     term:K     SIGTERM when the metrics of step K have been written
     model:N    SIGKILL at the N-th file operation when the finished model is saved
     done       SIGKILL when the model is saved and `done.json` is not yet
+    append:K:N SIGKILL when N bytes of the K-th row of this run's stream of rows are on disk
     full:K:N   from the save of checkpoint K on, no file can grow beyond N bytes
 """
 
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxrlhf import checkpoint, cli, metrics
+from jaxrlhf.data import stream
+from jaxrlhf.data.preferences import json_line
 from jaxrlhf.recipes import saved, stages
 
 
@@ -75,6 +78,21 @@ def at_row(step: int, harm: Callable[[], None]) -> None:
     metrics.MetricsWriter.write = watched  # type: ignore[method-assign]
 
 
+def at_append(row: int, written: int) -> None:
+    left, append = row, stream.RowStream.append
+
+    def watched(self: Any, values: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            return append(self, values)
+        self._file.write(json_line(values, where="victim")[:written])
+        self._file.flush()
+        kill()
+
+    stream.RowStream.append = watched  # type: ignore[method-assign]
+
+
 def instead_of_done() -> None:
     write = stages.write_json
 
@@ -98,6 +116,8 @@ def arm(point: str) -> None:
             at_model(lambda: kill_at_operation(step, "/model/"))
         case "term":
             at_row(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        case "append":
+            at_append(step, number)
         case "done":
             instead_of_done()
         case _:

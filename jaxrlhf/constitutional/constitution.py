@@ -19,7 +19,10 @@ import pydantic
 from pydantic import Field
 
 from jaxrlhf.config import Config
-from jaxrlhf.errors import ConfigError, nearest
+from jaxrlhf.errors import ConfigError, nearest, one_of
+
+# Where those lie that come with the package: in a wheel beside this file, in a checkout there.
+SHIPPED = (Path(__file__).parent / "shipped", Path(__file__).parents[2] / "configs/constitutions")
 
 # What a template's braces may name, and of those what it must name.
 TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -212,6 +215,8 @@ class Constitution(Config):
 def load(path: str | Path) -> Constitution:
     """A constitution from our YAML, or from the published JSON files (a folder, or one of them).
 
+    Args:
+      path: of the file or folder, or the name of one that comes with the package ("default").
     Raises:
       ConfigError: naming the file, the line, the field and the nearest valid one.
     """
@@ -220,7 +225,15 @@ def load(path: str | Path) -> Constitution:
     where = Path(path)
     if where.is_dir() or where.suffix == ".json":
         return originals.load(where)
+    if not (where.suffix or where.exists()):
+        where = shipped()[one_of("constitution", str(path), shipped())]
     return Constitution.load(where)
+
+
+def shipped() -> dict[str, Path]:
+    """The constitutions that come with the package, by name."""
+    files = [path for folder in SHIPPED for path in folder.glob("*.yaml")]
+    return {path.stem: path for path in sorted(files)}
 
 
 class Weighted(Protocol):

@@ -1,6 +1,6 @@
 """`jaxrlhf cai critique-revise`: answers that a model criticises and revises under a constitution.
 
-    jaxrlhf cai critique-revise model_path=my-model constitution=configs/constitutions/default.yaml
+    jaxrlhf cai critique-revise model_path=my-model constitution=default
         prompts.files=[red_team.jsonl] output_dir=runs/revisions
 
 `chains.jsonl` has a row a prompt: response, and for each round the principle, the critique, the
@@ -46,7 +46,7 @@ class CritiqueReviseConfig(AskConfig):
 CONFIG = CritiqueReviseConfig
 EXAMPLE = (
     "jaxrlhf cai critique-revise model_path=my-model prompts.files=[red_team.jsonl] "
-    "constitution=configs/constitutions/default.yaml"
+    "constitution=default"
 )
 
 

@@ -1,6 +1,6 @@
 """`jaxrlhf cai judge`: how well a model chooses between responses whose better one is known.
 
-    jaxrlhf cai judge model_path=judge constitution=configs/constitutions/default.yaml
+    jaxrlhf cai judge model_path=judge constitution=default
         pairs.files=[pairs.jsonl] output_dir=runs/judge
 
 Any file of preference pairs will do: `chosen` is the better response. Every pair is asked as
@@ -47,10 +47,7 @@ class CAIJudgeConfig(JudgeConfig):
 
 
 CONFIG = CAIJudgeConfig
-EXAMPLE = (
-    "jaxrlhf cai judge model_path=judge constitution=configs/constitutions/default.yaml "
-    "pairs.files=[pairs.jsonl]"
-)
+EXAMPLE = "jaxrlhf cai judge model_path=judge constitution=default pairs.files=[pairs.jsonl]"
 
 
 def run(config: CAIJudgeConfig) -> dict[str, Any]:

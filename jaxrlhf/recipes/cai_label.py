@@ -1,7 +1,7 @@
 """`jaxrlhf cai label`: pairs of sampled answers, labelled by a model under a constitution.
 
     jaxrlhf cai label model_path=judge samples=runs/samples/samples.jsonl
-        constitution=configs/constitutions/default.yaml output_dir=runs/labels
+        constitution=default output_dir=runs/labels
 
 The judge is a model here (`model_path`) or one behind an OpenAI-compatible endpoint
 (`server.url`); it need not be the one that answered. `labels.jsonl` has a row a pair: questions,
@@ -57,8 +57,7 @@ class LabelConfig(JudgeConfig):
 
 CONFIG = LabelConfig
 EXAMPLE = (
-    "jaxrlhf cai label model_path=judge samples=runs/samples/samples.jsonl "
-    "constitution=configs/constitutions/default.yaml"
+    "jaxrlhf cai label model_path=judge samples=runs/samples/samples.jsonl constitution=default"
 )
 
 

@@ -31,7 +31,8 @@ class AskConfig(blocks.StageConfig):
     dtype: blocks.Dtype = Field(default="float32", description="compute dtype of the model")
     mesh: blocks.MeshConfig = Field(default=blocks.MeshConfig(), description="devices")
     constitution: str | None = Field(
-        default=None, description="YAML file, or a folder of the paper's JSON files"
+        default=None,
+        description="default, helpful_only or single; a YAML file; a folder of the paper's files",
     )
     few_shot: int | None = Field(
         default=None, ge=0, description="examples before each question; null: all there are"

@@ -53,6 +53,16 @@ def test_a_file_is_what_it_says(load):
     assert found.only() == found
 
 
+def test_ours_are_known_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert set(OURS) <= set(constitution.shipped())
+    assert constitution.load("default") == constitution.load(SHIPPED / "default.yaml")
+    with pytest.raises(ConfigError, match=r"'singel': must be one of .* did you mean 'single'"):
+        constitution.load("singel")
+    (tmp_path / "default").write_text(PRINCIPLES)  # a file that is there goes first
+    assert constitution.load("default").name == "mine"
+
+
 def test_a_file_may_start_from_another(load, tmp_path):
     (tmp_path / "base.yaml").write_text(PRINCIPLES + "layout: {revise: ' again: {request}'}")
     found = load("base: base.yaml\nname: other\nlayout: {stops: ['.']}")
