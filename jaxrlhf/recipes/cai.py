@@ -22,13 +22,11 @@ import pydantic
 from pydantic import Field
 
 from jaxrlhf.config import Config, save_resolved
-from jaxrlhf.constitutional import constitution
-from jaxrlhf.constitutional.critique import sft_rows
-from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import ConfigError, one_of
 from jaxrlhf.recipes import (
     blocks,
     cai_critique_revise,
+    cai_data,
     cai_label,
     pipelines,
     ppo,
@@ -39,7 +37,7 @@ from jaxrlhf.recipes import (
     simulate_labels,
     stages,
 )
-from jaxrlhf.recipes.cai_arms import ArmConfig, ChainVariant, JudgeVariant, write_ai_pairs
+from jaxrlhf.recipes.cai_arms import ArmConfig, ChainVariant, JudgeVariant
 from jaxrlhf.recipes.cai_critique_revise import CritiqueReviseConfig
 from jaxrlhf.recipes.cai_label import LabelConfig
 from jaxrlhf.recipes.cai_tasks import CAITask, CAITaskConfig
@@ -261,25 +259,13 @@ def _chain_settings(config: CAIConfig) -> dict[str, CritiqueReviseConfig]:
 
 def _fine_tune(config: CAIConfig, which: Revisions, start: str) -> dict[str, Any]:
     """SL-CAI: the pre-trained model learns revisions and the helpful policy's own answers."""
-    root, name = Path(config.output_dir), f"sl-{which}"
-    chains = [dict(row) for row in sources.load_rows(root / "revise" / "chains.jsonl")]
-    for chain in chains:
-        chain["revisions"] = chain["revisions"][: config.sl_rounds]
-    answers = cai_critique_revise.helpful_rows((str(root / "helpful-answers" / "samples.jsonl"),))
-    written = constitution.load(config.revise.constitution or config.constitution)
-    examples = sft_rows(
-        chains,
-        written,
-        which=which,
-        helpful=answers,
-        helpful_ratio=config.revise.helpful_ratio,
-        seed=config.seed,
-    )
-    file = root / "data" / f"{name}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    preferences.write_rows(file, examples)
     settings = pipelines.stage(
-        config, name, config.sl, follows="sl", model_path=start, data__train=(str(file),)
+        config,
+        f"sl-{which}",
+        config.sl,
+        follows="sl",
+        model_path=start,
+        data__train=(cai_data.write_examples(config, which),),
     )
     return sft.run(settings)
 
@@ -381,7 +367,7 @@ def _arm(config: CAIConfig, task: CAITask, arm: ArmConfig) -> Actions:
             model_path=start,
             reference=start,
             prompts__files=task.all_prompts,
-            data__train=_pair_files(config, task, arm, folder),
+            data__train=cai_data.pair_files(config, task, arm),
         )
         return reward.run(rewarded)
 
@@ -403,18 +389,3 @@ def _arm(config: CAIConfig, task: CAITask, arm: ArmConfig) -> Actions:
         f"{name}/reward": train_reward,
         f"{name}/ppo": lambda: ppo.run(improved, judge=task.judge),
     }
-
-
-def _pair_files(config: CAIConfig, task: CAITask, arm: ArmConfig, folder: Path) -> tuple[str, ...]:
-    """The files of preference pairs that an arm's preference model learns from."""
-    root, files = Path(config.output_dir), ()
-    if arm.harm_labels == "ai":
-        labels = root / (f"label-{arm.judge}" if arm.judge else "label") / "labels.jsonl"
-        files += (write_ai_pairs(arm, labels, folder / "ai_pairs.jsonl"),)
-    if arm.harm_labels == "people":
-        theirs = (str(root / "people-harm" / "label" / "preferences.jsonl"),)
-        files += task.harm_pairs or theirs
-    if arm.helpful_pairs:
-        theirs = (str(root / "people-helpful" / "label" / "preferences.jsonl"),)
-        files += task.helpful_pairs or theirs
-    return files

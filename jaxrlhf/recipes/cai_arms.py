@@ -2,23 +2,18 @@
 
 One set of AI labels serves every arm; what is made of them (soft, hard, clamped, their weight, or,
 for a control, turned round or blanked) is decided here, as are people's pairs in their place.
+Variants of the stages before are here too; the files that arms learn from are `cai_data.py`'s.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import pydantic
 from pydantic import Field
-from scipy import special
 
 from jaxrlhf.config import Config
-from jaxrlhf.constitutional.judge import preference_rows
-from jaxrlhf.data import preferences, sources
 
 NAME = r"^[a-z0-9][a-z0-9_-]*$"
-SUREST = 1e-6  # probabilities are cut to this far from 0 and 1 before their log-odds are scaled
 
 
 class ChainVariant(Config):
@@ -83,32 +78,3 @@ class ArmConfig(Config):
         if self.clamp and not (0 <= self.clamp[0] <= 0.5 and np.isclose(sum(self.clamp), 1)):
             raise ValueError(f"clamp = {list(self.clamp)}: must be [x, 1 - x], x from 0 to 0.5")
         return self
-
-
-def write_ai_pairs(arm: ArmConfig, labels: str | Path, path: Path) -> str:
-    """The judge's labels as this arm has them, in a file of preference pairs."""
-    rows = preference_rows(
-        treated(arm, (dict(row) for row in sources.load_rows(labels))),
-        hard=arm.hard,
-        clamp=arm.clamp,
-        weight=arm.ai_label_weight,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    preferences.write_rows(path, rows)
-    return str(path)
-
-
-def treated(arm: ArmConfig, labels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Labels with their probability sharpened, turned round or blanked."""
-    return [
-        row if row["discarded"] else {**row, "probability": _probability(arm, row["probability"])}
-        for row in labels
-    ]
-
-
-def _probability(arm: ArmConfig, p: float) -> float:
-    if arm.control == "half":
-        return 0.5
-    if arm.sharpen != 1:
-        p = float(special.expit(arm.sharpen * special.logit(np.clip(p, SUREST, 1 - SUREST))))
-    return 1 - p if arm.control == "reversed" else p

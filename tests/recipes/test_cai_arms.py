@@ -5,7 +5,8 @@ import json
 import pytest
 
 from jaxrlhf.errors import ConfigError
-from jaxrlhf.recipes.cai_arms import ArmConfig, write_ai_pairs
+from jaxrlhf.recipes.cai_arms import ArmConfig
+from jaxrlhf.recipes.cai_data import write_ai_pairs
 
 
 def label(probability, a="a b", b="c d", discarded=None):
