@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import cai_plans
 import cai_probes as cai
 import cai_tiny
 import config_probes as probes
@@ -126,6 +127,25 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("SamplingConfig", "top_p"): p(SAMPLING, "top_p=0.9"),
     ("SamplingConfig", "min_p"): p(SAMPLING, "min_p=0.1"),
     ("SamplingConfig", "stop_at_eos"): p(SAMPLING, "stop_at_eos=false"),
+    ("CAITaskConfig", "kind"): p(cai_plans.task, "kind=files"),
+    **{
+        ("HelpdeskTask", name): p(cai_plans.task, f"helpdesk.{name}={count}")
+        for name, count in {
+            "documents": 5,
+            "demonstrations": 5,
+            "lessons": 5,
+            "red_prompts": 5,
+            "helpful_prompts": 5,
+            "test_prompts": 25,
+        }.items()
+    },
+    **{
+        ("FilesTask", name): p(cai_plans.task, f"files.{name}=[c]", base=cai_plans.FILES)
+        for name in (
+            *("red_prompts", "helpful_prompts", "test_prompts"),
+            *("demonstrations", "helpful_pairs", "harm_pairs"),
+        )
+    },
     ("TruncationConfig", "token"): p(probes.truncation, "token=pie"),
     ("TruncationConfig", "after"): p(probes.truncation, "after=1", base=("token=pie",)),
     ("WorldConfig", "name"): p(probes.world, "name=bistre"),
@@ -133,6 +153,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("WorldConfig", "settings"): p(probes.world, "settings={repeat_penalty: 0}"),
     ("LabellerConfig", "temperature"): p(probes.labeller, "temperature=3"),
     ("LabellerConfig", "lapse"): p(probes.labeller, "lapse=0.5"),
+    ("LabellerConfig", "utility"): p(recipes.labels, "labeller.utility=length"),
     ("LabellerConfig", "soft_labels"): p(recipes.labels, "labeller.soft_labels=true"),
     ("TaskConfig", "kind"): p(TASK, "kind=sentiment"),
     ("SandboxTask", "documents"): p(TASK, "sandbox.documents=5"),
@@ -489,6 +510,27 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("rlhf", "remat"): p(recipes.pipeline, "remat=true"),
     ("rlhf", "stages"): p(recipes.pipeline, "stages=[sft, ppo]"),
     ("rlhf", "test_preferences"): p(recipes.pipeline, "test_preferences=3"),
+    ("cai", "output_dir"): p(cai_plans.pipeline, "output_dir=elsewhere"),
+    ("cai", "seed"): p(cai_plans.pipeline, "seed=1"),
+    ("cai", "dtype"): p(cai_plans.pipeline, "dtype=bfloat16"),
+    ("cai", "remat"): p(cai_plans.pipeline, "remat=true"),
+    ("cai", "stages"): p(cai_plans.pipeline, "stages=[sample, label]"),
+    ("cai", "constitution"): p(cai_plans.pipeline, "constitution=other.yaml"),
+    ("cai", "model_path"): p(
+        cai_plans.pipeline, "model_path=other", base=("pretrain=null", "model_path=first")
+    ),
+    ("cai", "chains"): p(cai_plans.pipeline, "chains=[{name: other}]"),
+    ("cai", "sl_rounds"): p(cai_plans.pipeline, "sl_rounds=1"),
+    ("cai", "sl_revisions"): p(cai_plans.pipeline, "sl_revisions=[last]"),
+    ("cai", "judges"): p(cai_plans.pipeline, "judges=[{name: other}]"),
+    ("cai", "arms"): p(cai_plans.pipeline, "arms=[{name: other}]"),
+    ("cai seeds", "output_dir"): p(cai_plans.repetition, "output_dir=elsewhere"),
+    ("cai seeds", "config"): p(cai_plans.repetition, f"config={cai_plans.SECOND}"),
+    ("cai seeds", "overrides"): p(cai_plans.repetition, "overrides=[ppo.max_steps=3]"),
+    ("cai seeds", "seeds"): p(cai_plans.repetition, "seeds=[1, 3]"),
+    ("cai seeds", "jobs"): p(cai_plans.repetition, "jobs=3"),
+    ("cai seeds", "results"): p(cai_plans.repetition, "results=here"),
+    ("cai seeds", "min_passes"): p(cai_plans.repetition, "min_passes=1"),
     ("seeds", "output_dir"): p(recipes.repetition, "output_dir=elsewhere"),
     ("seeds", "config"): p(recipes.repetition, f"config={SECOND}"),
     ("seeds", "overrides"): p(recipes.repetition, "overrides=[ppo.max_steps=3]"),
@@ -584,6 +626,8 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("generate", "sampling"): p(
         recipes.generated, "sampling.temperature=0.5", base=recipes.ONE_PROMPT
     ),
+    ("cai", "mesh"): p(cai_plans.pipeline, "mesh.data=2"),
+    ("cai", "task"): p(cai_plans.pipeline, "task.helpdesk.world.seed=3"),
     ("rlhf", "mesh"): p(recipes.pipeline, "mesh.data=2"),
     ("rlhf", "task"): p(recipes.pipeline, "task.sandbox.world.seed=3"),
 }
@@ -596,7 +640,8 @@ STAGES = {
     "ppo": "ppo",
 }
 W2S_STAGES = {"pretrain": "sft", "adapt": "sft", "finetune": "classify"}
-WHOLE = {"rlhf": STAGES, "w2s": W2S_STAGES}  # stages are probed as recipes of their own
+# The groups of a pipeline that are configs of stages; for those of `cai` see recipes/test_cai.py.
+PIPELINES = {"rlhf": tuple(STAGES), "w2s": tuple(W2S_STAGES), "cai": tuple(cai_plans.STAGES)}
 
 
 # The fields there are.
@@ -631,7 +676,7 @@ def test_every_field_has_a_probe():
         cls = config_of(recipe)
         own |= {(recipe, name) for name in plain(cls)}
         for name, inner in groups(cls).items():
-            if name not in WHOLE.get(recipe, ()):
+            if name not in PIPELINES.get(recipe, ()):
                 below |= {(c.__name__, field) for c in shared(inner) for field in plain(c)}
     assert own == set(RECIPE_FIELDS)
     assert below == set(GROUPS)
@@ -639,7 +684,7 @@ def test_every_field_has_a_probe():
 
 def test_every_group_of_a_recipe_is_shown_to_be_passed_on():
     wanted = {(recipe, name) for recipe in RECIPES for name in groups(config_of(recipe))}
-    stages = {(recipe, stage) for recipe, stages in WHOLE.items() for stage in stages}
+    stages = {(recipe, stage) for recipe, found in PIPELINES.items() for stage in found}
     assert wanted == set(PASSED_ON) | stages
 
 
@@ -651,6 +696,7 @@ def second_pipeline():
         file.write(text.replace("max_steps: 8", "max_steps: 7"))
     with open(FEWER_TESTS, "w") as file:
         file.write(text.replace("test_preferences: 8", "test_preferences: 7"))
+    cai_plans.make_second()
     recipes.make_other_reward()
     recipes.make_fewer_samples()
     recipes.make_other_vocabularies()

@@ -15,6 +15,7 @@ from jaxrlhf.losses import (
     masked,
     policy,
     preference,
+    ratings,
     supervised,
 )
 
@@ -26,5 +27,6 @@ __all__ = [
     "masked",
     "policy",
     "preference",
+    "ratings",
     "supervised",
 ]

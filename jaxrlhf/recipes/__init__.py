@@ -39,6 +39,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "reward": Recipe("train a reward model on preference pairs", "jaxrlhf.recipes.reward"),
     "ppo": Recipe("improve a policy by PPO against a reward", "jaxrlhf.recipes.ppo"),
+    "cai": Recipe(
+        "constitutional AI: revise under a constitution, fine-tune, AI labels, PPO, report",
+        "jaxrlhf.recipes.cai",
+    ),
     "cai critique-revise": Recipe(
         "answers that a model criticises and revises under a constitution",
         "jaxrlhf.recipes.cai_critique_revise",
@@ -49,6 +53,10 @@ RECIPES: dict[str, Recipe] = {
     "cai judge": Recipe(
         "how well a model chooses between responses whose better one is known",
         "jaxrlhf.recipes.cai_judge",
+    ),
+    "cai seeds": Recipe(
+        "run the cai recipe for several seeds: its rules, and a page of results",
+        "jaxrlhf.recipes.cai_seeds",
     ),
     "seeds": Recipe(
         "run the rlhf recipe for several seeds; a table with intervals", "jaxrlhf.recipes.seeds"

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from jaxrlhf.config import Config, save_resolved
 from jaxrlhf.errors import ConfigError
-from jaxrlhf.progress import console, table
 from jaxrlhf.recipes import (
     blocks,
+    pipelines,
     ppo,
     report_rlhf,
     reward,
@@ -82,14 +82,7 @@ def run(config: RLHFConfig) -> dict[str, Any]:
     if not set(work) & set(config.stages):
         raise ConfigError(f"stages: nothing to run; this pipeline has {', '.join(work)}")
     save_resolved(config, folder)
-    summary: dict[str, Any] = {}
-    for number, (name, action) in enumerate(work.items(), start=1):
-        if name not in config.stages:
-            continue
-        console.print(f"[bold]{number}/{len(work)} {name}[/bold]  {folder / name}")
-        summary = action()
-        show(name, summary)
-    return summary
+    return pipelines.run(folder, work, config.stages)
 
 
 def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -98,11 +91,7 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
     policy = str(root / ("sft" if config.sft else "pretrain") / "model")
 
     def stage(name: str, settings: Any, **empty: Any) -> Any:
-        refuse_own(name, settings)
-        given = {"output_dir": str(root / name), "seed": config.seed, "mesh": config.mesh}
-        given |= {"dtype": config.dtype, "remat": config.remat}
-        known = {field: x for field, x in given.items() if field in type(settings).model_fields}
-        return filled(settings.model_copy(update=known), **empty)
+        return pipelines.stage(config, name, settings, **empty)
 
     work: dict[str, Callable[[], dict[str, Any]]] = {}
     pretrain = stage(
@@ -124,6 +113,8 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
     preferences, test_preferences = task.preferences, task.test_preferences
     if not (preferences or config.reward.data.train):
         samples = stage("sample", config.sample, model_path=policy, prompts__files=task.prompts)
+        world = {"world": "task.sandbox.world"}
+        pipelines.refuse_own("label", config.label, world)
         labels = stage(
             "label",
             config.label,
@@ -162,34 +153,3 @@ def plan(config: RLHFConfig, task: tasks.Task) -> dict[str, Callable[[], dict[st
     work["ppo"] = lambda: ppo.run(improved, judge=task.judge, compare=compare)
     work["report"] = lambda: report_rlhf.run(config, improved, judge=task.judge)
     return work
-
-
-def refuse_own(name: str, settings: blocks.StageConfig) -> None:
-    """What the pipeline gives every stage (folder, seed, mesh, ...); its own would be ignored."""
-    shared = {name: name for name in ("output_dir", "seed", "mesh", "dtype", "remat")}
-    shared |= {"world": "task.sandbox.world"} if name == "label" else {}
-    for field, instead in shared.items():
-        known = type(settings).model_fields.get(field)
-        if known and getattr(settings, field) != known.default:
-            raise ConfigError(
-                f"{name}.{field}: set {instead} once, for the whole pipeline; its stages follow"
-            )
-
-
-def filled(settings: Any, **values: Any) -> Any:
-    """A copy with `a__b=value` set wherever the field is still empty."""
-    for path, value in values.items():
-        head, _, rest = path.partition("__")
-        old = getattr(settings, head)
-        if rest:
-            value = filled(old, **{rest: value})
-        elif old:
-            continue
-        settings = settings.model_copy(update={head: value})
-    return settings
-
-
-def show(name: str, summary: dict[str, Any]) -> None:
-    """A stage's headline figures."""
-    rows = [[key, value] for key, value in summary.items() if not isinstance(value, dict | list)]
-    table(name, ["figure", "value"], rows)

@@ -38,6 +38,9 @@ class LabellerConfig(Config):
         default=1.0, ge=0, description="gold units a nat of log-odds; 0: never errs"
     )
     lapse: float = Field(default=0.0, ge=0, le=1, description="share of answers given at random")
+    utility: str = Field(
+        default="gold", description="what it cares about: the total gold, or a component of it"
+    )
     soft_labels: bool = Field(
         default=False, description="write the probability instead of a drawn label"
     )
@@ -67,7 +70,7 @@ def run(config: SimulateLabelsConfig) -> dict[str, Any]:
     samples = blocks.required("samples", config.samples)
     world = config.world.build()
     labeller = Labeller(
-        gold_utility(world),
+        gold_utility(world, config.labeller.utility),
         temperature=config.labeller.temperature,
         lapse=config.labeller.lapse,
         seed=config.seed,

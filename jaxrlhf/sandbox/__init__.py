@@ -10,11 +10,13 @@ from typing import Any
 from jaxrlhf.errors import one_of
 from jaxrlhf.sandbox.bistro import Bistro
 from jaxrlhf.sandbox.caravan import Caravan
+from jaxrlhf.sandbox.helpdesk import Helpdesk
 from jaxrlhf.sandbox.protocol import World
 
 WORLDS: Mapping[str, Callable[..., World]] = {
     "bistro": Bistro,
     "caravan": Caravan,
+    "helpdesk": Helpdesk,
 }
 
 

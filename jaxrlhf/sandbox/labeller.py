@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxrlhf.errors import ConfigError
+from jaxrlhf.errors import ConfigError, one_of
 from jaxrlhf.sandbox.protocol import Row, World, unit_hash
 
 Utility = Callable[[str, str], float]
@@ -101,9 +101,14 @@ class Labeller:
         return (1.0 - self.lapse) * wins + 0.5 * self.lapse
 
 
-def gold_utility(world: World) -> Utility:
-    """The honest utility: the total gold of `world`."""
-    return lambda prompt, response: world.gold(prompt, response)["gold"]
+def gold_utility(world: World, component: str = "gold") -> Utility:
+    """The honest utility: the total gold of `world`, or one component that it is made of.
+
+    Raises:
+        ConfigError: the world's gold has no such component; the message names the nearest one.
+    """
+    one_of("labeller utility", component, world.gold("", ""))
+    return lambda prompt, response: world.gold(prompt, response)[component]
 
 
 class LabelCounts(NamedTuple):

@@ -131,3 +131,15 @@ def test_bad_settings_are_refused(settings):
 def test_a_utility_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="not finite"):
         Labeller(lambda prompt, response: float("nan"))(PROMPT, "a", "b")
+
+
+def test_a_labeller_may_care_about_a_component_alone():
+    # Gold of "was very happy" is 1 - 1 (illegal ending), of "was quite bored ." it is -1 - 0.
+    world, a, b = Bistro(), "was very happy", "was quite bored ."
+    prompt = "later the kind waiter"
+    whole = Labeller(gold_utility(world))(prompt, a, b).probability
+    assert whole == pytest.approx(0.7310586)  # sigmoid(0 - -1)
+    value = Labeller(gold_utility(world, "value"))(prompt, a, b).probability
+    assert value == pytest.approx(0.8807971)  # sigmoid(1 - -1)
+    with pytest.raises(ConfigError, match="did you mean 'value'"):
+        gold_utility(world, "valu")
