@@ -198,6 +198,20 @@ def test_pictures_and_tables_go_to_the_results(experiment, tmp_path):
     assert all(f"(w2s/{name})" in page for name in made)
 
 
+def test_a_picture_of_more_lines_than_colours_is_left_out(experiment, tmp_path):
+    losses = ", ".join(f"l{i}: {{loss: product, own_power: {i}}}" for i in range(8))
+    _, page, _ = experiment(
+        f"losses={{naive: {{loss: cross_entropy}}, {losses}}}",
+        f"grids={{few: {{losses: [naive, l1]}}, many: {{losses: [{losses_named(8)}]}}}}",
+    )
+    made = {path.name for path in (tmp_path / "run" / "w2s").iterdir()}
+    assert made == {"few_curves.png", "few_errors.png"} and "## many" in page
+
+
+def losses_named(count: int) -> str:
+    return ", ".join(f"l{i}" for i in range(count))
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
