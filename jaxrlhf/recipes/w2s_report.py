@@ -271,24 +271,35 @@ def as_record(one: Outcome) -> dict[str, Any]:
 # ------------------------------------------------------------------ pictures
 
 
+class Picture(NamedTuple):
+    """What `plots.lines` draws."""
+
+    lines: list[Line]
+    xlabel: str
+    ylabel: str
+    title: str
+
+
 def pictures(name: str, found: Sequence[Outcome], done: Sequence[Any]) -> dict[str, Any]:
-    """The figures of a grid, by file name."""
-    made = {}
-    students = list(dict.fromkeys(one.axes["student"] for one in found))
-    if len(students) > 1:
+    """The figures of a grid, by file name; none that would need more colours than there are."""
+    made = {"errors": errors(found)}
+    axes = varying(found)
+    if "student" in axes:
         for what in ("accuracy", "PGR", "agreement"):
-            made[f"{name}_{what.lower()}_by_student"] = by_student(found, students, what)
-    else:
+            made[f"{what.lower()}_by_student"] = by_student(found, what)
+    elif set(axes) <= {"loss"}:
         first = min(one.cell.seed for one in done)
-        variants = {(d.cell.supervisor, d.cell.tuning, d.cell.learning_rate) for d in done}
-        if len(variants) == 1:
-            made[f"{name}_curves"] = curves([d for d in done if d.cell.seed == first], found)
-    if any(one.recovery.value is not None for one in found):
-        made[f"{name}_errors"] = errors(found)
-    return made
+        made["curves"] = curves([d for d in done if d.cell.seed == first], found)
+    return {
+        f"{name}_{kind}": plots.lines(
+            picture.lines, xlabel=picture.xlabel, ylabel=picture.ylabel, title=picture.title
+        )
+        for kind, picture in made.items()
+        if any(line.x for line in picture.lines) and len(picture.lines) <= len(plots.PALETTE)
+    }
 
 
-def curves(done: Sequence[Any], found: Sequence[Outcome]) -> Any:
+def curves(done: Sequence[Any], found: Sequence[Outcome]) -> Picture:
     """Accuracy against steps for every loss of one seed, with the three ways to stop."""
     drawn: list[Line] = []
     marks: dict[str, list[tuple[float, float]]] = {}
@@ -312,14 +323,13 @@ def curves(done: Sequence[Any], found: Sequence[Outcome]) -> Any:
         drawn.append(Line([0, last], [y, y], label, style="dashed"))
     for kind, points in marks.items():
         drawn.append(Line([x for x, _ in points], [y for _, y in points], kind, style="points"))
-    return plots.lines(
-        drawn, xlabel="update", ylabel="test accuracy", title=f"Accuracy on the way, seed {seed}"
-    )
+    return Picture(drawn, "update", "test accuracy", f"Accuracy on the way, seed {seed}")
 
 
-def by_student(found: Sequence[Outcome], students: Sequence[str], what: str) -> Any:
+def by_student(found: Sequence[Outcome], what: str) -> Picture:
     """Accuracy, agreement or PGR against the student's size, a line for all else that varies."""
     axes = [name for name in varying(found) if name != "student"] or ["loss"]
+    students = list(dict.fromkeys(one.axes["student"] for one in found))
     drawn = []
     for key in dict.fromkeys(tuple(one.axes[name] for name in axes) for one in found):
         line = [one for one in found if tuple(one.axes[name] for name in axes) == key]
@@ -334,10 +344,10 @@ def by_student(found: Sequence[Outcome], students: Sequence[str], what: str) -> 
             points += [(i, float(np.mean(known)))] if known else []
         drawn.append(Line([x for x, _ in points], [y for _, y in points], ", ".join(key)))
     names = ", ".join(f"{i}: {student}" for i, student in enumerate(students))
-    return plots.lines(drawn, xlabel=names, ylabel=what, title=f"{what} by student")
+    return Picture(drawn, names, what, f"{what} by student")
 
 
-def errors(found: Sequence[Outcome]) -> Any:
+def errors(found: Sequence[Outcome]) -> Picture:
     """PGR against agreement where the teacher errs, a colour a loss."""
     drawn = []
     for loss in dict.fromkeys(one.axes["loss"] for one in found):
@@ -349,12 +359,7 @@ def errors(found: Sequence[Outcome]) -> Any:
             and one.agreement_on_errors is not None
         ]
         drawn.append(Line([x for x, _ in points], [y for _, y in points], loss, style="points"))
-    return plots.lines(
-        drawn,
-        xlabel="agreement with the teacher where it errs",
-        ylabel="PGR",
-        title="Errors imitated",
-    )
+    return Picture(drawn, "agreement with the teacher where it errs", "PGR", "Errors imitated")
 
 
 def _short(value: Any) -> str:

@@ -21,7 +21,7 @@ from jaxrlhf.recipes.supervisors import (
     probs,
     write_labels,
 )
-from jaxrlhf.recipes.w2s_task import FilesTask, Task
+from jaxrlhf.recipes.w2s_task import FilesTask, Task, W2STaskConfig
 
 RULE = "rule={loss: mended, baseline: naive, min_gain: 0.1, min_passes: 2}"
 MAIN = "grids={main: {seeds: [0, 1]}}"
@@ -198,6 +198,20 @@ def test_pictures_and_tables_go_to_the_results(experiment, tmp_path):
     assert all(f"(w2s/{name})" in page for name in made)
 
 
+def test_a_picture_of_more_lines_than_colours_is_left_out(experiment, tmp_path):
+    losses = ", ".join(f"l{i}: {{loss: product, own_power: {i}}}" for i in range(8))
+    _, page, _ = experiment(
+        f"losses={{naive: {{loss: cross_entropy}}, {losses}}}",
+        f"grids={{few: {{losses: [naive, l1]}}, many: {{losses: [{losses_named(8)}]}}}}",
+    )
+    made = {path.name for path in (tmp_path / "run" / "w2s").iterdir()}
+    assert made == {"few_curves.png", "few_errors.png"} and "## many" in page
+
+
+def losses_named(count: int) -> str:
+    return ", ".join(f"l{i}" for i in range(count))
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -226,13 +240,21 @@ def test_a_name_that_does_not_exist_is_named(override, says):
 # Tasks of files
 
 
+def prepared(task: FilesTask, folder: Path, *, seed: int) -> Task:
+    return W2STaskConfig(kind="files", files=task).prepare(folder, seed=seed)
+
+
 def test_the_rows_of_files_are_halved_by_the_seed_and_keep_their_columns(tmp_path):
     for name, count in (("train", 20), ("test", 6)):
         rows = [{"txt": f"{name} {i}", "gt": i % 2, "theirs": i / 20} for i in range(count)]
         preferences.write_rows(tmp_path / f"{name}.jsonl", rows)
-    files = {name: (str(tmp_path / f"{name}.jsonl"),) for name in ("train", "test")}
-    task = FilesTask(**files, columns={"text": "txt", "label": "gt"}, first_share=0.25)
-    made = [task.prepare(tmp_path / str(seed), seed=seed) for seed in (0, 0, 1)]
+    task = FilesTask(
+        train=(str(tmp_path / "train.jsonl"),),
+        test=(str(tmp_path / "test.jsonl"),),
+        columns={"text": "txt", "label": "gt"},
+        first_share=0.25,
+    )
+    made = [prepared(task, tmp_path / str(seed), seed=seed) for seed in (0, 0, 1)]
     first, second, test = (
         list(sources.load_rows(file)) for file in (made[0].first, made[0].second, made[0].test)
     )
@@ -247,7 +269,7 @@ def test_the_rows_of_files_are_halved_by_the_seed_and_keep_their_columns(tmp_pat
     assert first != list(sources.load_rows(made[2].first))
     assert made[0].corpus == (str(made[0].first), str(made[0].second))
     # teachers that bring their labels need no first half
-    bare = task.model_copy(update={"first_share": 0.0}).prepare(tmp_path / "bare", seed=0)
+    bare = prepared(task.model_copy(update={"first_share": 0.0}), tmp_path / "bare", seed=0)
     assert len(sources.load_rows(bare.second)) == 20 and not bare.first.exists()
     assert bare.corpus == (str(bare.second),)
 
@@ -256,7 +278,7 @@ def test_half_of_the_pairs_are_turned_round(tmp_path):
     rows = [{"prompt": "p", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(200)]
     preferences.write_rows(tmp_path / "pairs.jsonl", rows)
     files = (str(tmp_path / "pairs.jsonl"),)
-    task = FilesTask(reads="pairs", train=files, test=files).prepare(tmp_path / "task", seed=0)
+    task = prepared(FilesTask(reads="pairs", train=files, test=files), tmp_path / "task", seed=0)
     found = list(sources.load_rows(task.test))
     assert all(row["label"] == float(row["chosen"].startswith("good")) for row in found)
     assert 70 < sum(row["label"] for row in found) < 130  # 100 and 4 standard deviations
