@@ -38,7 +38,7 @@ NAMED = {
     "Escape": ("Escape", "Escape", 27, ""),
     "Tab": ("Tab", "Tab", 9, ""),
 }
-PATIENCE = 60.0
+PATIENCE = 180.0  # for a machine that has much else to do
 
 
 def find() -> str | None:

@@ -56,12 +56,12 @@ def _ours(row: Row, annotator: str) -> Iterator[Entry]:
 
 
 def _our_rows(labelled: Labelled) -> Iterator[dict[str, Any]]:
-    """A row a verdict; and a row for each pair of which nothing is said."""
+    """A row a verdict; a row a pair where nothing is said of any."""
     pairs = {pair.pair_id: pair for pair in labelled.pairs}
+    if not labelled.verdicts:
+        yield from map(records.to_row, labelled.pairs)
     for verdict in labelled.verdicts:
         yield records.to_row(pairs[verdict.pair_id], verdict)
-    judged = {verdict.pair_id for verdict in labelled.verdicts}
-    yield from (records.to_row(pair) for pair in labelled.pairs if pair.pair_id not in judged)
 
 
 def _samples(rows: Rows, columns: Mapping[str, str], annotator: str) -> Iterator[Entry]:

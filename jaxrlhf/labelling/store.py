@@ -22,7 +22,7 @@ from jaxrlhf.labelling import records
 from jaxrlhf.labelling.records import Labelled, Pair, Verdict
 
 FORMAT, VERSION = 0x6A726C62, 1  # "jrlb"; in the file's header
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds to wait for another process that is writing."""
 
 SCHEMA = """

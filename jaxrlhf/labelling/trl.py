@@ -3,7 +3,7 @@
 Read from any file that `jaxrlhf reward` reads: `chosen` is `a`. Where only a `label` in [0, 1] is
 known, 1/2 is a tie, and anything else a choice of strength 3. Written, the better answer is
 `chosen`, and what TRL has no name for stands in further columns, which it ignores and which bring
-the verdict back when the file is read again: `verdict` (text: "1" to "4", "tie", "both_bad"),
+the verdict back when the file is read again: `strength` (text: "1" to "4", "tie", "both_bad"),
 `annotator`, `confidence`, `flag`, `comment`, `seconds`, `time`, `round`, `pair_id`; and
 `model_chosen`, `model_rejected` and `shown_first` in those terms.
 """
@@ -35,12 +35,12 @@ def _entry(preference: Preference, row: Mapping[str, Any], annotator: str) -> re
     pair = records.make_pair(
         {**row, **models}, preference.prompt, preference.chosen, preference.rejected
     )
+    said = row.get("strength")
+    if said is None:  # not ours: `confidence`, say, may mean anything there
+        row = {"annotator": row.get("annotator"), "verdict": _choice(preference.label)}
+        return pair, records.to_verdict(row, pair, annotator=annotator)
     first = row.get("shown_first")
-    said = row.get("verdict")
-    ours = {
-        "verdict": _choice(preference.label) if said is None else records.choice(said),
-        "shown_first": SIDES.get(first, first) if isinstance(first, str) else first,
-    }
+    ours = {"verdict": records.choice(said), "shown_first": SIDES.get(str(first), first)}
     return pair, records.to_verdict({**row, **ours}, pair, annotator=annotator)
 
 
@@ -86,5 +86,5 @@ def _row(pair: Pair, verdict: Verdict, extra: dict[str, float]) -> dict[str, Any
     models = {f"model_{theirs}": row.pop(f"model_{ours}") for theirs, ours in SIDES.items()}
     first = {ours: theirs for theirs, ours in SIDES.items()}.get(str(verdict.shown_first))
     # Always text: readers that guess one type a column (pyarrow) refuse a mixed one.
-    said = {"verdict": str(verdict.verdict), "shown_first": first}
+    said = {"strength": str(row.pop("verdict")), "shown_first": first}
     return {"prompt": row.pop("prompt"), **answers, **extra, **row, **models, **said}

@@ -5,8 +5,8 @@
     jaxrlhf convert-labels input=[export.json] columns={a: answer1, b: answer2} output=p.jsonl
 
 `input` is a store of `jaxrlhf label`, or a file of rows, TRL, Label Studio or Argilla, which its
-columns tell apart. `trl` makes a row a verdict that `jaxrlhf reward` trains on; `rows` is what
-other commands on verdicts read. Pairs without a verdict stay in all but `trl`.
+columns tell apart. `trl` makes a row a verdict that `jaxrlhf reward` trains on; `rows` makes a row
+a verdict that says everything; the others make a row a pair, with all that is said of it.
 """
 
 from collections.abc import Iterable
