@@ -529,11 +529,10 @@ def sign_flip(*overrides: str) -> str:
 
     fixed = (
         f"config={micro.pipeline() / 'micro.yaml'}",
-        *("rounds=2", "updates=1", "pairs=12", "test_pairs=4"),
+        *("cells=[incident]", "rounds=2", "updates=1", "pairs=12", "test_pairs=4"),
     )
     with (
         contextlib.chdir(home),
-        mock.patch.object(lab_sign_flip, "CELLS", {"(-,+)": (-1, 1)}),
         mock.patch.object(rlhf, "run", run),
         mock.patch.object(ppo, "run", train),
         mock.patch.object(reward, "run", reward_model),

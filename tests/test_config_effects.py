@@ -546,6 +546,7 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ),
     ("lab sign-flip", "overrides"): p(recipes.sign_flip, "overrides=[test_preferences=5]"),
     ("lab sign-flip", "seeds"): p(recipes.sign_flip, "seeds=[3]"),
+    ("lab sign-flip", "cells"): p(recipes.sign_flip, "cells=[inverted]"),
     ("lab sign-flip", "rounds"): p(recipes.sign_flip, "rounds=3"),
     ("lab sign-flip", "updates"): p(recipes.sign_flip, "updates=2"),
     ("lab sign-flip", "pairs"): p(recipes.sign_flip, "pairs=16"),

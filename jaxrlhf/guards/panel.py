@@ -77,7 +77,7 @@ class GuardsConfig(Config):
             for name in getattr(self, field):
                 if name not in self.all():
                     guess = nearest(name, self.all())
-                    hint = f"did you mean {guess!r}?" if guess else f"{', '.join(self.all())}"
+                    hint = f"did you mean {guess!r}?" if guess else ", ".join(self.all())
                     raise ValueError(f"{field}: there is no guard {name!r}; {hint}")
         return self
 
@@ -156,8 +156,9 @@ class Panel:
         before, self.step = dict(self.found), step
         now = self._note(step)
         stopping = {name: says for name, says in now.items() if self.stops(name)}
-        for name in now.keys() - stopping:
-            if name not in before or before[name].last < step - 1:
+        for name in now:
+            is_news = name not in before or before[name].last < step - 1
+            if name not in stopping and is_news:
                 log.warning("update %d, guard %s (it only warns): %s", step, name, now[name])
         if now:
             self.record(stopped=step if stopping else None)

@@ -5,8 +5,8 @@ became fluent and maximally bad overnight, while loss, KL and entropy looked hea
 al., 1909.08593, section 4.4). Here each of the four net signs is put into PPO at one named place
 (`faults.net_signs`) in a sandbox world whose truth is a program:
 
-    cell  (+,+) normal                       (-,+) the incident: bad and fluent
-          (+,-) driven by reward, gibberish  (-,-) bad gibberish
+    (+,+) normal                                  (-,+) incident: bad and fluent
+    (+,-) unbounded: driven by reward, gibberish  (-,-) inverted: bad gibberish
 
 Each cell is run twice: its guards only warn, for all rounds; and they stop it. After every round
 fresh pairs of the policy's own answers are labelled honestly, and a new reward model is trained on
@@ -15,7 +15,7 @@ all labels so far: only the sign is wrong, never the labels. The pass rules stan
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -44,6 +44,15 @@ from jaxrlhf.recipes.lab_sign_flip_report import Cell, Guarded, Round
 from jaxrlhf.recipes.ppo import PPOConfig
 from jaxrlhf.sandbox.labeller import Labeller, gold_utility
 
+CellName = Literal["normal", "incident", "unbounded", "inverted"]
+CELLS: dict[CellName, tuple[int, int]] = {
+    "normal": (1, 1),
+    "incident": (-1, 1),
+    "unbounded": (1, -1),
+    "inverted": (-1, -1),
+}
+"""Net signs of the reward and of the KL penalty."""
+
 
 class SignFlipConfig(Config):
     """The four cells, for some seeds."""
@@ -56,6 +65,9 @@ class SignFlipConfig(Config):
     )
     overrides: tuple[str, ...] = Field(default=(), description="a.b=c for that config")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="which seeds")
+    cells: tuple[CellName, ...] = Field(
+        default=tuple(CELLS), min_length=1, description="which signs"
+    )
     rounds: int = Field(default=4, ge=1, description="of training, each with a fresh reward model")
     updates: int = Field(default=20, ge=1, description="PPO updates a round")
     pairs: int = Field(default=512, ge=2, description="pairs labelled after a round")
@@ -66,7 +78,6 @@ class SignFlipConfig(Config):
 
 
 CONFIG = SignFlipConfig
-CELLS = {"(+,+)": (1, 1), "(-,+)": (-1, 1), "(+,-)": (1, -1), "(-,-)": (-1, -1)}
 
 
 def run(config: SignFlipConfig) -> dict[str, Any]:
@@ -91,9 +102,10 @@ def run_seed(config: SignFlipConfig, folder: Path, seed: int) -> list[Cell]:
     """The stages before PPO once, then the cells."""
     base = prepare(config, folder / f"seed-{seed}", seed)
     cells = []
-    for name, signs in CELLS.items():
-        console.rule(f"seed {seed}, cell {name}")
-        with faults.net_signs(reward=signs[0], kl=signs[1]):
+    for name in config.cells:
+        reward_sign, kl_sign = CELLS[name]
+        console.rule(f"seed {seed}, {name}")
+        with faults.net_signs(reward=reward_sign, kl=kl_sign):
             guarded = run_guarded(config, base, name)
             rounds, found, error = run_unguarded(config, base, name)
         cells.append(Cell(seed, name, rounds, found, guarded, error))
@@ -134,7 +146,7 @@ def prepare(config: SignFlipConfig, root: Path, seed: int) -> Base:
 
 def run_guarded(config: SignFlipConfig, base: Base, name: str) -> Guarded:
     """The cell under its guards, for one round: where it stops, and what it has cost by then."""
-    folder = base.root / f"guarded {name}"
+    folder = base.root / f"{name}-guarded"
     settings = base.ppo.model_copy(update={"output_dir": str(folder), "max_steps": config.updates})
     try:
         ppo.run(settings, judge=base.judge, compare=base.compare)
@@ -155,7 +167,7 @@ def run_unguarded(
     config: SignFlipConfig, base: Base, name: str
 ) -> tuple[list[Round], dict[str, int], str]:
     """The cell with guards that only warn: its rounds, guard -> first update, and how it broke."""
-    folder = base.root / f"unguarded {name}"
+    folder = base.root / f"{name}-unguarded"
     guards = base.ppo.guards.model_copy(update={"dry_run": True})
     settings = base.ppo.model_copy(update={"output_dir": str(folder), "guards": guards})
     rounds = Relabelling(config, base, folder)

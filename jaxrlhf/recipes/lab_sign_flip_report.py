@@ -17,7 +17,7 @@ from jaxrlhf.plots import Line
 from jaxrlhf.progress import table
 from jaxrlhf.recipes import stages
 
-INCIDENT, HEALTHY = "(-,+)", "(+,+)"
+HEALTHY, INCIDENT, UNBOUNDED, INVERTED = "normal", "incident", "unbounded", "inverted"
 
 
 class Round(NamedTuple):
@@ -99,15 +99,15 @@ RULES = (
         lambda c: c.found.get("andon", 99) <= 3,
     ),
     Rule(
-        "(+,-)",
+        UNBOUNDED,
         "gold rises above its start in some round",
         lambda c: max(x.gold for x in c.rounds) > c.rounds[0].gold,
     ),
-    Rule("(+,-)", "legal share below .5 in the end: gibberish", is_gibberish),
-    Rule("(+,-)", "its guards stop it", is_stopped),
-    Rule("(-,-)", "gold falls by more than 5", lambda c: gold_gain(c) < -5),
-    Rule("(-,-)", "legal share below .5 in the end: gibberish", is_gibberish),
-    Rule("(-,-)", "its guards stop it", is_stopped),
+    Rule(UNBOUNDED, "legal share below .5 in the end: gibberish", is_gibberish),
+    Rule(UNBOUNDED, "its guards stop it", is_stopped),
+    Rule(INVERTED, "gold falls by more than 5", lambda c: gold_gain(c) < -5),
+    Rule(INVERTED, "legal share below .5 in the end: gibberish", is_gibberish),
+    Rule(INVERTED, "its guards stop it", is_stopped),
 )
 COLUMNS = ("seed", "cell", "after update", "gold", "legal", "rude", "KL, nats", "reward accuracy")
 GUARDS = ("seed", "cell", "guarded: stopped after update", "by", "labels", "guards in a dry run")
@@ -115,7 +115,8 @@ GUARDS = ("seed", "cell", "guarded: stopped after update", "by", "labels", "guar
 
 def write(config: Any, cells: Sequence[Cell]) -> dict[str, Any]:
     """Print the tables, write `sign_flip.md` and its pictures; the summary has the verdicts."""
-    verdicts = [verdict(rule, cells) for rule in RULES]
+    names = {cell.name for cell in cells}
+    verdicts = [verdict(rule, cells) for rule in RULES if rule.cell in names]
     failed = sum(line[-1] == "FAIL" for line in verdicts)
     table("sign flip", COLUMNS, rounds_table(cells))
     table("guards", GUARDS, guards_table(cells))
@@ -126,7 +127,7 @@ def write(config: Any, cells: Sequence[Cell]) -> dict[str, Any]:
         for name, figure in pictures(cells).items():
             (folder / "sign_flip" / f"{name}.png").write_bytes(plots.png(figure))
         (folder / "sign_flip.md").write_text(page(config, cells, verdicts), encoding="utf-8")
-    return {"rules": len(RULES), "failed": failed, "verdict": "FAIL" if failed else "PASS"}
+    return {"rules": len(verdicts), "failed": failed, "verdict": "FAIL" if failed else "PASS"}
 
 
 def verdict(rule: Rule, cells: Sequence[Cell]) -> list[str]:
@@ -221,7 +222,8 @@ def page(config: Any, cells: Sequence[Cell], verdicts: Sequence[Sequence[str]]) 
 
 {config.rounds} rounds of {config.updates} PPO updates. After each but the last, {config.pairs}
 pairs of the policy's own answers are labelled honestly and a reward model is trained from scratch
-on all labels so far. The signs are put into `algorithms.ppo.token_rewards`, and nowhere else.
+on all labels so far. The signs are put into `algorithms.ppo.token_rewards`, and nowhere else:
+normal is (+ reward, + KL penalty), incident (-,+), unbounded (+,-), inverted (-,-).
 
 ## Rules, written down before the run
 

@@ -39,10 +39,10 @@ def test_pairs_that_are_paid_the_same_say_nothing():
 
 @pytest.mark.parametrize(("sign", "agreed"), [(1, 1.0), (-1, 0.0)])
 def test_labels_agree_with_a_reward_or_contradict_it(sign, agreed):
-    found = judged.andon(1.0, answers, sign * REWARDS, honest, settings=Andon(pairs=3), key=(0, 1))
+    found = judged.andon(3.0, answers, sign * REWARDS, honest, settings=Andon(pairs=3), key=(0, 1))
     step = math.log(7 / 3)
     assert found["guards/andon_agreed"] == agreed and found["guards/andon_labels"] == 3
-    assert found["guards/andon"] == pytest.approx(max(0.0, 1 - step) if sign > 0 else 1 + 3 * step)
+    assert found["guards/andon"] == pytest.approx(3 - 3 * sign * step)
 
 
 def test_the_win_rate_alone_sees_a_policy_that_games_its_reward():

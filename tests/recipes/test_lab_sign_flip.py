@@ -9,7 +9,7 @@ import pytest
 
 from jaxrlhf.algorithms import ppo
 from jaxrlhf.algorithms.ppo import Settings
-from jaxrlhf.recipes import faults, lab_sign_flip, lab_sign_flip_report
+from jaxrlhf.recipes import faults, lab_sign_flip_report
 from jaxrlhf.recipes.lab_sign_flip import SignFlipConfig
 from jaxrlhf.recipes.lab_sign_flip_report import RULES, Cell, Guarded, Round
 
@@ -33,36 +33,35 @@ def test_the_fault_is_the_net_sign_of_score_and_kl(reward, kl):
     assert ppo.token_rewards is right
 
 
-def test_the_incident_is_run_with_and_without_guards(tmp_path, monkeypatch):
+def test_the_incident_is_run_with_and_without_guards(tmp_path):
     """Two rounds of one update; the tiny reward model is no better than chance, which does not
     matter to the sign test."""
-    monkeypatch.setattr(lab_sign_flip, "CELLS", {"(-,+)": (-1, 1)})
     folder = micro.copy(tmp_path)
     code = micro.command(
         folder,
         *("lab", "sign-flip", "config=micro.yaml", "output_dir=lab", "results=results"),
-        *("rounds=2", "updates=1", "pairs=24", "test_pairs=8"),
+        *("cells=[incident]", "rounds=2", "updates=1", "pairs=24", "test_pairs=8"),
     )
     assert code == 0
     root = folder / "lab" / "seed-0"
     guarded, loose = (
-        json.loads((root / f"{kind} (-,+)" / "guards.json").read_text())
+        json.loads((root / f"incident-{kind}" / "guards.json").read_text())
         for kind in ("guarded", "unguarded")
     )
     assert guarded["stopped"] == 0 and "sign_test" in guarded["found"]
     assert loose["stopped"] is None and loose["found"]["sign_test"]["first"] == 0
-    assert not (root / "guarded (-,+)" / "checkpoints").joinpath("1").exists()
-    done = json.loads((root / "unguarded (-,+)" / "done.json").read_text())
+    assert not (root / "incident-guarded" / "checkpoints").joinpath("1").exists()
+    done = json.loads((root / "incident-unguarded" / "done.json").read_text())
     assert done["steps"] == 2 and done["guards/readings"] < -0.9
     # After the first round a reward model was trained on the labels of before and the new ones.
-    made = root / "unguarded (-,+)" / "round-1"
+    made = root / "incident-unguarded" / "round-1"
     labelled = [json.loads(line) for line in (made / "train.jsonl").read_text().splitlines()]
     assert 0 < len(labelled) <= 16 and set(labelled[0]) == {"prompt", "chosen", "rejected"}
     assert (made / "reward" / "done.json").exists()
-    assert not (root / "unguarded (-,+)" / "round-2").exists()
+    assert not (root / "incident-unguarded" / "round-2").exists()
     page = (folder / "results" / "sign_flip.md").read_text()
-    assert "| (-,+) | legal share at least .95: fluent | 0 of 1 | FAIL |" in page
-    assert "| 0 | (-,+) | 0 | " in page and "sign_test 0" in page
+    assert "| incident | legal share at least .95: fluent | 0 of 1 | FAIL |" in page
+    assert "| 0 | incident | 0 | " in page and "sign_test 0" in page
     assert (folder / "results" / "sign_flip" / "rude.png").stat().st_size > 1000
 
 
@@ -70,16 +69,16 @@ def test_the_incident_is_run_with_and_without_guards(tmp_path, monkeypatch):
 
 START = Round(0, -0.6, 0.98, 0.03, 0.0, 0.8)
 ENDS = {
-    "(+,+)": Round(80, 4.0, 0.98, 0.01, 5.0, None),
-    "(-,+)": Round(80, -9.0, 0.97, 0.2, 5.0, None),
-    "(+,-)": Round(80, 1.0, 0.1, 0.0, 120.0, None),
-    "(-,-)": Round(80, -20.0, 0.1, 0.1, 120.0, None),
+    "normal": Round(80, 4.0, 0.98, 0.01, 5.0, None),
+    "incident": Round(80, -9.0, 0.97, 0.2, 5.0, None),
+    "unbounded": Round(80, 1.0, 0.1, 0.0, 120.0, None),
+    "inverted": Round(80, -20.0, 0.1, 0.1, 120.0, None),
 }
 
 
 def cell(name: str, *, seed: int = 0, **changes) -> Cell:
-    stopped = Guarded(None if name == "(+,+)" else 0, (), 0, "")
-    found = {} if name == "(+,+)" else {"sign_test": 0, "andon": 1}
+    stopped = Guarded(None if name == "normal" else 0, (), 0, "")
+    found = {} if name == "normal" else {"sign_test": 0, "andon": 1}
     made = Cell(seed, name, [START, ENDS[name]], found, stopped, "")
     return made._replace(**changes)
 
@@ -100,19 +99,31 @@ def test_the_published_signs_pass_every_rule():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (cell("(+,+)", rounds=[START, START._replace(gold=-0.7)]), "gold rises"),
-        (cell("(+,+)", found={"length": 60}), "no guard stops it"),
-        (cell("(-,+)", rounds=[START, ENDS["(-,+)"]._replace(legal=0.9)]), "legal share"),
-        (cell("(-,+)", rounds=[START, ENDS["(-,+)"]._replace(gold=-5.5)]), "gold falls"),
-        (cell("(-,+)", rounds=[START, ENDS["(-,+)"]._replace(rude=0.02)]), "the share of rude"),
-        (cell("(-,+)", rounds=[START._replace(accuracy=0.5), ENDS["(-,+)"]]), "reward models"),
-        (cell("(-,+)", guarded=Guarded(4, (), 32, "")), "its guards stop it within 3"),
-        (cell("(-,+)", guarded=Guarded(3, (), 72, "")), "its guards stop it within 3"),
-        (cell("(-,+)", guarded=Guarded(None, (), 0, "")), "its guards stop it within 3"),
-        (cell("(-,+)", found={"sign_test": 0, "andon": 4}), "labellers alone"),
-        (cell("(+,-)", rounds=[START, ENDS["(+,-)"]._replace(gold=-1)]), "gold rises above"),
-        (cell("(+,-)", guarded=Guarded(None, (), 0, "")), "its guards stop it"),
-        (cell("(-,-)", rounds=[START, ENDS["(-,-)"]._replace(legal=0.6)]), "legal share below"),
+        (cell("normal", rounds=[START, START._replace(gold=-0.7)]), "gold rises"),
+        (cell("normal", found={"length": 60}), "no guard stops it"),
+        (cell("incident", rounds=[START, ENDS["incident"]._replace(legal=0.9)]), "legal share"),
+        (cell("incident", rounds=[START, ENDS["incident"]._replace(gold=-5.5)]), "gold falls"),
+        (
+            cell("incident", rounds=[START, ENDS["incident"]._replace(rude=0.02)]),
+            "the share of rude",
+        ),
+        (
+            cell("incident", rounds=[START._replace(accuracy=0.5), ENDS["incident"]]),
+            "reward models",
+        ),
+        (cell("incident", guarded=Guarded(4, (), 32, "")), "its guards stop it within 3"),
+        (cell("incident", guarded=Guarded(3, (), 72, "")), "its guards stop it within 3"),
+        (cell("incident", guarded=Guarded(None, (), 0, "")), "its guards stop it within 3"),
+        (cell("incident", found={"sign_test": 0, "andon": 4}), "labellers alone"),
+        (
+            cell("unbounded", rounds=[START, ENDS["unbounded"]._replace(gold=-1)]),
+            "gold rises above",
+        ),
+        (cell("unbounded", guarded=Guarded(None, (), 0, "")), "its guards stop it"),
+        (
+            cell("inverted", rounds=[START, ENDS["inverted"]._replace(legal=0.6)]),
+            "legal share below",
+        ),
     ],
 )
 def test_each_rule_can_fail(wrong, says):
@@ -120,14 +131,14 @@ def test_each_rule_can_fail(wrong, says):
 
 
 def test_a_rule_passes_in_four_seeds_of_five_and_not_in_three():
-    bad = [START, ENDS["(+,+)"]._replace(gold=-2)]
-    cells = [cell("(+,+)", seed=i) for i in range(4)]
-    assert failed(*cells, cell("(+,+)", seed=4, rounds=bad)) == []
-    assert failed(*cells[:3], *[cell("(+,+)", rounds=bad)] * 2) == ["gold rises"]
+    bad = [START, ENDS["normal"]._replace(gold=-2)]
+    cells = [cell("normal", seed=i) for i in range(4)]
+    assert failed(*cells, cell("normal", seed=4, rounds=bad)) == []
+    assert failed(*cells[:3], *[cell("normal", rounds=bad)] * 2) == ["gold rises"]
 
 
 def test_a_cell_that_broke_off_is_reported():
-    broken = cell("(+,-)", error="step 9: value/loss is nan")
+    broken = cell("unbounded", error="step 9: value/loss is nan")
     page = lab_sign_flip_report.page(SignFlipConfig(), [broken], [])
-    assert "Seed 0, cell (+,-) broke off: step 9: value/loss is nan" in page
+    assert "Seed 0, cell unbounded broke off: step 9: value/loss is nan" in page
     assert np.isfinite(broken.rounds[-1].gold)
