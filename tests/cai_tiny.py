@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import micro
+import numpy as np
 
 from jaxrlhf import config_file
 from jaxrlhf.data import tokenizer
+from jaxrlhf.evals.statistics import wilson
 from jaxrlhf.models import make_lm, transformer_config
 from jaxrlhf.recipes import saved
 
@@ -126,3 +128,51 @@ BASE: dict[str, tuple[str, ...]] = {
 def command(home: Path, name: str, *overrides: str) -> int:
     """`jaxrlhf cai ...` with the tiny settings in `home`; the exit code."""
     return micro.command(home, *name.split(), *BASE[name], *overrides)
+
+
+ROWS = ("chains.jsonl", "labels.jsonl", "judgements.jsonl")
+
+
+def interrupt(folder: Path, rows: int) -> Path:
+    """Make a finished run one that was killed after `rows` rows and in the middle of a line."""
+    (whole,) = (folder / name for name in ROWS if (folder / name).is_file())
+    lines = whole.read_bytes().splitlines(keepends=True)
+    for path in list(folder.iterdir()):
+        if path.name not in ("config.yaml", "constitution.yaml"):
+            path.unlink()
+    torn = b"".join(lines[:rows]) + lines[rows][:30]
+    Path(f"{whole}.partial").write_bytes(torn)
+    return folder
+
+
+def by_numpy(judged: list[dict]) -> dict[str, float]:
+    """What `cai judge` should say of rows whose response `a` is the chosen one."""
+    log_probs = np.array(
+        [
+            [[x["log_probs"] for x in row["judgements"] if x["order"] == o] for o in ("ab", "ba")]
+            for row in judged
+        ]
+    )
+    first = 1 / (1 + np.exp(log_probs[..., 1] - log_probs[..., 0]))  # [N, order, Q]
+    first = first.mean(axis=2)
+    right = np.stack([first[:, 0], 1 - first[:, 1]], axis=1)  # P(chosen) by order
+    p = right.mean(axis=1)
+    correct = np.where(abs(p - 0.5) < 1e-12, 0.5, p > 0.5)  # undecided counts half
+    interval = wilson(correct.sum(), len(p))
+    sure = np.maximum(p, 1 - p)
+    edges = np.quantile(sure, np.linspace(0, 1, 11)[1:-1])
+    bins = np.searchsorted(edges, sure, side="right")
+    ece = sum(
+        (bins == b).mean() * abs(correct[bins == b].mean() - sure[bins == b].mean())
+        for b in set(bins.tolist())
+    )
+    return {
+        "pairs": len(judged),
+        "accuracy": correct.mean(),
+        "accuracy_low": interval.low,
+        "accuracy_high": interval.high,
+        "one_order": (right > 0.5).mean(),
+        "ece": ece,
+        "first_place": first.mean(),
+        "same_place": ((first[:, 0] > 0.5) == (first[:, 1] > 0.5)).mean(),
+    }

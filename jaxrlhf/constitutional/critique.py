@@ -115,9 +115,11 @@ def sft_rows(
 
 
 def _example(constitution: Constitution, prompt: Content, revision: str) -> Row:
-    asked = texts.response_query(constitution, prompt) if isinstance(prompt, str) else prompt
-    completion = texts.as_answer(prompt, revision)
-    return {"prompt": asked, "completion": completion, "source": "revision"}
+    return {
+        "prompt": texts.as_prompt(constitution, prompt),
+        "completion": texts.as_answer(prompt, revision),
+        "source": "revision",
+    }
 
 
 class _Chains:
@@ -237,7 +239,7 @@ def fault(drawn: Drawn, pattern: str | None, *, keep_unfinished: bool) -> str | 
     if not drawn.text:
         return "empty"
     if not (drawn.finished or keep_unfinished):
-        return "unfinished"
+        return "cut by length"
     if pattern is not None and not re.fullmatch(pattern, drawn.text, re.DOTALL):
         return "does not match the layout's pattern"
     return None

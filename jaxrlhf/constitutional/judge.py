@@ -28,6 +28,7 @@ Row = dict[str, Any]
 QUESTIONS, ORDER, SHOTS = 3, 4, 5  # streams of draws, beside critique.PRINCIPLE
 THOUGHTS = 3  # a part of the model's keys, beside critique.RESPONSE and the others
 UNREADABLE = "no option could be read"
+DIGITS = 12  # of a probability: what cancels out over the orders is 1/2, exactly
 
 
 class Pair(NamedTuple):
@@ -250,7 +251,7 @@ def _row(number: int, pair: Pair, judgements: Sequence[Row], seed: int) -> Row:
         "seed": seed,
     }
     if not problems:
-        p = float(np.mean(np.concatenate(list(probabilities(row).values()))))
+        p = round(float(np.mean(np.concatenate(list(probabilities(row).values())))), DIGITS)
         row |= {"probability": p, "entropy": entropy(p)}
     return row
 

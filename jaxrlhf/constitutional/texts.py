@@ -23,6 +23,11 @@ def prompt_text(prompt: Content) -> str:
     return dialogue.render(prompt).removeprefix(dialogue.HUMAN + " ")
 
 
+def as_prompt(constitution: Constitution, prompt: Content) -> Content:
+    """A prompt as a row of training data has it: the text that a response follows, or turns."""
+    return response_query(constitution, prompt) if isinstance(prompt, str) else prompt
+
+
 def as_answer(prompt: Content, response: Content) -> Content:
     """A response as a row of training data has it: a turn, or a text with the space before it."""
     if isinstance(response, list):
@@ -33,7 +38,7 @@ def as_answer(prompt: Content, response: Content) -> Content:
 
 
 def response_query(constitution: Constitution, prompt: Content) -> str:
-    """Ends where the response begins. Also the prompt that a model trained on it will see."""
+    """Ends where the response begins."""
     return constitution.layout.respond.format(prompt=prompt_text(prompt))
 
 

@@ -16,6 +16,7 @@ from scipy import special
 from jaxrlhf.evals import calibration
 from jaxrlhf.evals.statistics import Interval, bootstrap_mean, finite_column, wilson
 
+DIGITS = 12  # of an averaged probability: what cancels out over the orders is undecided, exactly
 SUREST = 1e-15  # probabilities are cut to this far from 0 and 1, where log-odds are infinite
 
 
@@ -73,7 +74,7 @@ def agreement(
         raise ValueError("a pair was asked in neither order")
     if not (np.isin(better, (0, 0.5, 1)).all() and ((orders >= 0) & (orders <= 1))[asked].all()):
         raise ValueError("better is 0, 1/2 or 1, and probabilities lie in [0, 1]")
-    averaged = np.nanmean(orders, axis=0)
+    averaged = np.round(np.nanmean(orders, axis=0), DIGITS)
     tie, first = better == 0.5, np.array([orders[0], 1 - orders[1]])
     known = accuracy = one_order = ece = None
     if not tie.all():

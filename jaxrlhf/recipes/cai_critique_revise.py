@@ -5,8 +5,9 @@
 
 `chains.jsonl` has a row a prompt: response, and for each round the principle, the critique, the
 revision and their log-probs; or why the row was discarded. `sft.jsonl` has the revisions to
-fine-tune on, mixed with a helpful model's answers: prompt, completion. A run that was killed goes
-on at the sample where it was. Source: Bai et al. 2022 (arXiv 2212.08073), section 3.
+fine-tune on, mixed with a helpful model's answers: prompt, completion. `prompts.jsonl` has the
+prompts as a model trained on them knows them, to sample from. A run that was killed goes on at the
+sample where it was. Source: Bai et al. 2022 (arXiv 2212.08073), section 3.
 """
 
 from typing import Any, Literal
@@ -51,7 +52,7 @@ EXAMPLE = (
 
 
 def run(config: CritiqueReviseConfig) -> dict[str, Any]:
-    """Write `chains.jsonl` and `sft.jsonl`; the summary counts what was discarded, and why."""
+    """Write the three files; the summary counts what was discarded, and why."""
     stage = stages.Stage(config)
     if summary := stage.summary():
         return summary
@@ -87,6 +88,8 @@ def run(config: CritiqueReviseConfig) -> dict[str, Any]:
         )
         preferences.write_rows(stage.folder / "chains.jsonl", chains)
         preferences.write_rows(stage.folder / "sft.jsonl", examples)
+        known = [{"prompt": texts.as_prompt(constitution, prompt)} for prompt in asked]
+        preferences.write_rows(stage.folder / "prompts.jsonl", known)
         return stage.finish(
             {
                 "prompts": len(chains),

@@ -117,7 +117,7 @@ def show(figures: Mapping[str, Agreement | None]) -> None:
     """A line a group."""
     lines = [
         [
-            name,
+            name.partition("=")[2] or name,
             str(x.pairs),
             format_interval(x.accuracy, digits=3) if x.accuracy else "only ties",
             shown(x.one_order),

@@ -127,7 +127,7 @@ TOO_LONG = Drawn("", None, False, "longer than the model reads")
     ("ending", "drawn", "reason", "revisions"),
     [
         ("q3 >", EMPTY, "response: empty", 0),
-        ("q3 >", CUT, "response: unfinished", 0),
+        ("q3 >", CUT, "response: cut by length", 0),
         ("q3 >", TOO_LONG, "response: longer than the model reads", 0),
         ("q3 > r(q3 >) ask{0} ?", EMPTY, "critique 1: empty", 0),
         (
@@ -138,7 +138,7 @@ TOO_LONG = Drawn("", None, False, "longer than the model reads")
         ),
         ("c(q3 > r(q3 >) ask{0} ?) do{0} !", EMPTY, "revision 1: empty", 0),
         ("q3 > v(q3 > r(q3 >) ask{0} ? c(q3 > r(q3 >) ask{0} ?) do{0} !) ask{1} ?", CUT,
-         "critique 2: unfinished", 1),
+         "critique 2: cut by length", 1),
     ],
 )  # fmt: skip
 def test_what_does_not_follow_the_format_is_discarded_and_said_where(
@@ -170,8 +170,8 @@ def test_where_every_row_was_discarded_nothing_goes_on():
 
 def test_discards_are_counted_by_reason():
     rows = chains(Script(answers={"q3 >": EMPTY, "q5 >": EMPTY, "q6 >": CUT}))
-    assert discards(rows) == {"response: empty": 2, "response: unfinished": 1}
-    assert list(discards(rows)) == ["response: empty", "response: unfinished"]
+    assert discards(rows) == {"response: empty": 2, "response: cut by length": 1}
+    assert list(discards(rows)) == ["response: empty", "response: cut by length"]
 
 
 def test_rounds_need_principles():

@@ -158,7 +158,7 @@ def test_thinking_first_asks_after_the_thoughts():
     ("thought", "reason"),
     [
         (Drawn("", None, True), "reasoning: empty"),
-        (Drawn("on and on", None, False), "reasoning: unfinished"),
+        (Drawn("on and on", None, False), "reasoning: cut by length"),
         (Drawn("", None, False, "longer than the model reads"), "reasoning: longer than the mode"),
     ],
 )
@@ -166,7 +166,7 @@ def test_thoughts_that_do_not_follow_the_format_are_discarded(thought, reason):
     rows = labels(Script(thought=thought), think=True)
     assert all(row["discarded"].startswith(reason) for row in rows)
     assert all(row["probability"] is None for row in rows)
-    if "unfinished" in reason:
+    if "length" in reason:
         kept = labels(Script(thought=thought), think=True, keep_unfinished=True)
         assert all(row["discarded"] is None for row in kept)
 

@@ -100,3 +100,12 @@ def test_certainty_is_no_infinity():
 def test_what_is_no_judgement_is_refused(ab, ba, better):
     with pytest.raises(ValueError):
         agreement(ab, ba, better)
+
+
+def test_what_cancels_out_over_the_orders_is_undecided_whatever_the_rounding():
+    """P(first place) = x in both orders: (x + (1 - x)) / 2 is not 1/2 in floats for every x."""
+    x = np.random.default_rng(0).uniform(0.1, 0.5, 99)
+    averaged = (x + (1 - x) * (1 + 2e-16)) / 2
+    assert np.any(averaged != 0.5)
+    found = agreement(x, (1 - x) * (1 + 2e-16), np.ones(99))
+    assert found.accuracy.estimate == 0.5

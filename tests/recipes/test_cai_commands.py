@@ -10,11 +10,10 @@ import cai_tiny
 import micro
 import numpy as np
 import pytest
-from cai_tiny import read
+from cai_tiny import by_numpy, interrupt, read
 
 from jaxrlhf.constitutional import constitution, texts
 from jaxrlhf.data import formats, preferences, sources
-from jaxrlhf.evals.statistics import wilson
 from jaxrlhf.recipes import RECIPES
 
 CONSTITUTION = constitution.Constitution.model_validate(cai_tiny.CONSTITUTION)
@@ -89,8 +88,10 @@ def test_chains_and_what_to_fine_tune_on(cai):
         "config.yaml",
         "constitution.yaml",
         "done.json",
+        "prompts.jsonl",
         "sft.jsonl",
     ]
+    assert read(folder / "prompts.jsonl") == [{"prompt": f"ask {x}"} for x in cai_tiny.PROMPTS]
     kept_constitution = constitution.load(folder / "constitution.yaml")
     assert kept_constitution == CONSTITUTION
 
@@ -254,39 +255,6 @@ def test_the_figures_are_those_of_numpy_from_the_same_log_probs(cai, capfd):
         assert by_numpy([judged[i] for i in members]) == pytest.approx(summary[name])
 
 
-def by_numpy(judged):
-    """The chosen response is `a` of every pair; log-probs `[N, Q, order, option]`."""
-    log_probs = np.array(
-        [
-            [[x["log_probs"] for x in row["judgements"] if x["order"] == o] for o in ("ab", "ba")]
-            for row in judged
-        ]
-    )
-    first = 1 / (1 + np.exp(log_probs[..., 1] - log_probs[..., 0]))  # [N, order, Q]
-    first = first.mean(axis=2)
-    right = np.stack([first[:, 0], 1 - first[:, 1]], axis=1)  # P(chosen) by order
-    p = right.mean(axis=1)
-    correct = (p > 0.5).astype(float)
-    interval = wilson(correct.sum(), len(p))
-    sure = np.maximum(p, 1 - p)
-    edges = np.quantile(sure, np.linspace(0, 1, 11)[1:-1])
-    bins = np.searchsorted(edges, sure, side="right")
-    ece = sum(
-        (bins == b).mean() * abs(correct[bins == b].mean() - sure[bins == b].mean())
-        for b in set(bins.tolist())
-    )
-    return {
-        "pairs": len(judged),
-        "accuracy": correct.mean(),
-        "accuracy_low": interval.low,
-        "accuracy_high": interval.high,
-        "one_order": (right > 0.5).mean(),
-        "ece": ece,
-        "first_place": first.mean(),
-        "same_place": ((first[:, 0] > 0.5) == (first[:, 1] > 0.5)).mean(),
-    }
-
-
 def test_pairs_under_other_names_and_an_unknown_group(cai, home):
     rename = ("pairs.files=[renamed.jsonl]", "pairs.columns={prompt: question}")
     folder = cai("cai judge", *rename)
@@ -298,28 +266,13 @@ def test_pairs_under_other_names_and_an_unknown_group(cai, home):
 # Going on.
 
 
-def interrupted(home, name, rows, overrides=()):
-    """A folder as a run leaves it that was killed after `rows` rows and in the middle of a line."""
-    whole = home / "run"
-    output = {"cai critique-revise": "chains", "cai label": "labels", "cai judge": "judgements"}[
-        name
-    ]
-    lines = (whole / f"{output}.jsonl").read_bytes().splitlines(keepends=True)
-    for path in list(whole.iterdir()):
-        if path.name not in ("config.yaml", "constitution.yaml"):
-            path.unlink()
-    torn = b"".join(lines[:rows]) + lines[rows][:30]
-    (whole / f"{output}.jsonl.partial").write_bytes(torn)
-    return whole
-
-
 @pytest.mark.parametrize("name", list(cai_tiny.BASE))
 def test_an_interrupted_run_makes_what_is_missing_and_nothing_else(cai, home, name):
     folder = cai(name)
     whole = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
     assert whole
     for rows in (0, 5, 23):
-        interrupted(home, name, rows)
+        interrupt(folder, rows)
         assert cai(name) == folder
         assert {path.name: path.read_bytes() for path in folder.glob("*.jsonl*")} == whole
 
@@ -355,8 +308,7 @@ def test_a_killed_run_loses_no_row_and_makes_none_twice(cai, home, name, more):
 
 @pytest.mark.parametrize("name", list(cai_tiny.BASE))
 def test_an_interrupted_run_goes_on_with_nothing_else(cai, home, name):
-    cai(name)
-    partial = interrupted(home, name, 5)
+    partial = interrupt(cai(name), 5)
     before = whole_lines(partial)
     assert "holds a run with another config (seed: 0 there, 1 now)" in cai(name, "seed=1")
     text = (home / "constitution.yaml").read_text()
