@@ -72,10 +72,13 @@ def test_weight_of_ai_labels(written):
     assert [row["weight"] for row in written([0.8, 0.3], ai_label_weight=0.25)] == [0.25, 0.25]
 
 
-def test_labels_of_another_judge(written):
+def test_labels_of_another_judge(written, tmp_path):
     written([0.8, 0.3])
-    assert [first_is_better(row) for row in written([0.9, 0.1], judge="j")] == [0.9, 0.1]
-    assert [first_is_better(row) for row in written([0.7, 0.2])] == [0.7, 0.2]
+    theirs = [first_is_better(row) for row in written([0.9, 0.1], judge="j")]
+    assert theirs == pytest.approx([0.9, 0.1])
+    (tmp_path / "label-j" / "labels.jsonl").unlink()
+    ours = [first_is_better(row) for row in written([0.7, 0.2])]
+    assert ours == pytest.approx([0.7, 0.2])
 
 
 def test_certain_labels_can_be_sharpened(written):
