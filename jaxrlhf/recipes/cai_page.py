@@ -22,7 +22,7 @@ from jaxrlhf.recipes import report_cai, stages
 from jaxrlhf.recipes.cai_rules import Summary, Verdict
 
 KL = 1.0
-"""Nats a sequence, at which arms are compared where they get there; read off between evaluations."""
+"""Nats a sequence, at which arms are compared if they get there; read off between evaluations."""
 CHAINS, ANSWERS = 3, 4
 POLICY_COLUMNS = (
     *("harm_red", "help_red", "help_benign", "comply_red", "redirect_red", "stonewall_red"),
