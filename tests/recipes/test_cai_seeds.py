@@ -8,7 +8,7 @@ import cai_micro
 import micro
 import pytest
 
-from jaxrlhf.errors import UserError
+from jaxrlhf.errors import ConfigError, UserError
 from jaxrlhf.recipes import cai_seeds, stages
 from jaxrlhf.recipes.cai_seeds import CAISeedsConfig
 
@@ -61,6 +61,11 @@ def test_a_folder_of_another_config_is_refused(repeat):
     stages.write_json(Path("out/seed-0/pretrain/done.json"), {})
     with pytest.raises(UserError, match="sl_rounds"):
         repeat({0: 0})
+
+
+def test_without_a_world_there_are_no_rules(repeat):
+    with pytest.raises(ConfigError, match="task.kind = files: rules need a world"):
+        repeat({0: 0}, overrides=("task.kind=files",))
 
 
 def test_the_page_has_every_figure_of_the_summary(repeat):
