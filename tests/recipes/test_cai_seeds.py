@@ -64,7 +64,7 @@ def test_a_folder_of_another_config_is_refused(repeat):
 
 
 def test_without_a_world_there_are_no_rules(repeat):
-    with pytest.raises(ConfigError, match="task.kind = files: rules need a world"):
+    with pytest.raises(ConfigError, match="kind = files: rules need a world"):
         repeat({0: 0}, overrides=("task.kind=files",))
 
 
