@@ -44,11 +44,12 @@ def write(
     folder = Path(config.results)
     folder.mkdir(parents=True, exist_ok=True)
     chains, found = _chains(summaries), _policies(pipeline, summaries)
+    paths = {arm.name: summaries[0]["paths"][arm.name] for arm in pipeline.arms}
     pictures = {
         "revisions": report_cai.harm_by_revision(chains),
         "help_by_revision": report_cai.help_by_revision(chains),
-        "plane": report_cai.plane(found),
-        "harm_by_kl": report_cai.harm_by_kl(summaries[0]["paths"]),
+        "plane": report_cai.plane(found, paths),
+        "harm_by_kl": report_cai.harm_by_kl(paths),
     }
     for name, picture in pictures.items():
         (folder / f"{name}.png").write_bytes(plots.png(picture))
