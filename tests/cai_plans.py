@@ -1,6 +1,7 @@
 """The `cai` pipeline with stages that only say what they are given, and its task without them."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def pipeline(*overrides: str) -> dict[str, Any]:
     config = CAIConfig.load(cai_micro.pipeline() / "cai.yaml", overrides)
     found: dict[str, dict[str, Any]] = {}
     with contextlib.chdir(new_folder()), stand_ins(found):
+        for name in ("loose.yaml", "other.yaml"):
+            shutil.copy(cai_micro.pipeline() / "loose.yaml", name)
         cai.run(config)
     return found
 
@@ -62,11 +65,11 @@ def stand_ins(found: dict[str, dict[str, Any]]) -> Iterator[None]:
         found[root] = {} if others else {**vars(config), "with": sorted(options)}
         return {}
 
-    def write_examples(config: CAIConfig, which: str) -> str:
-        return f"examples {which} {config.sl_rounds}"
+    def write_examples(config: CAIConfig, which: str) -> None:
+        found[f"{config.output_dir}/examples"] = {"rounds": config.sl_rounds}
 
-    def write_ai_pairs(arm: Any, labels: Path, path: Path) -> str:
-        return f"{labels} as {arm!r}"
+    def write_ai_pairs(config: CAIConfig, arm: Any) -> None:
+        pass
 
     names = ("sft", "cai_critique_revise", "sample", "simulate_labels", "cai_label")
     with contextlib.ExitStack() as stack:

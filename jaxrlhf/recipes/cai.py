@@ -13,7 +13,6 @@ With the helpdesk (a sandbox world) people are simulated and gold judges. With f
 `model_path` and `pretrain: null` take a model as it is. Source: Bai et al. 2022 (2212.08073).
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -22,6 +21,7 @@ import pydantic
 from pydantic import Field
 
 from jaxrlhf.config import Config, save_resolved
+from jaxrlhf.constitutional import constitution
 from jaxrlhf.errors import ConfigError, one_of
 from jaxrlhf.recipes import (
     blocks,
@@ -47,7 +47,8 @@ from jaxrlhf.recipes.sample import SampleConfig
 from jaxrlhf.recipes.sft import SFTConfig
 from jaxrlhf.recipes.simulate_labels import SimulateLabelsConfig
 
-Actions = dict[str, Callable[[], dict[str, Any]]]
+Action = Callable[[], dict[str, Any]]
+Actions = dict[str, Action]
 Revisions = Literal["all", "last"]
 
 
@@ -179,6 +180,9 @@ def run(config: CAIConfig) -> dict[str, Any]:
     """Run the stages; the summary has the figures of the report."""
     folder = Path(config.output_dir)
     stages.refuse_another_config(folder, config)
+    for variant in (config, config.revise, config.label, *config.chains, *config.judges):
+        if variant.constitution:
+            constitution.load(variant.constitution)  # a mistake in one is told before any work
     stages.make_folder(folder)
     task = config.task.prepare(folder / "data", seed=config.seed)
     work = plan(config, task)
@@ -240,7 +244,7 @@ def _supervised(config: CAIConfig, task: CAITask) -> Actions:
     )
     work["helpful-answers"] = lambda: sample.run(answers)
     for which in config.sl_revisions:
-        work[f"sl-{which}"] = functools.partial(_fine_tune, config, which, made.pretrained)
+        work[f"sl-{which}"] = _fine_tuning(config, which, made.pretrained)
     return work
 
 
@@ -257,7 +261,7 @@ def _chain_settings(config: CAIConfig) -> dict[str, CritiqueReviseConfig]:
     return found
 
 
-def _fine_tune(config: CAIConfig, which: Revisions, start: str) -> dict[str, Any]:
+def _fine_tuning(config: CAIConfig, which: Revisions, start: str) -> Action:
     """SL-CAI: the pre-trained model learns revisions and the helpful policy's own answers."""
     settings = pipelines.stage(
         config,
@@ -265,9 +269,14 @@ def _fine_tune(config: CAIConfig, which: Revisions, start: str) -> dict[str, Any
         config.sl,
         follows="sl",
         model_path=start,
-        data__train=(cai_data.write_examples(config, which),),
+        data__train=(str(cai_data.examples_file(config, which)),),
     )
-    return sft.run(settings)
+
+    def tune() -> dict[str, Any]:
+        cai_data.write_examples(config, which)
+        return sft.run(settings)
+
+    return tune
 
 
 def _pairs(config: CAIConfig, task: CAITask) -> Actions:
@@ -357,18 +366,20 @@ def _arm(config: CAIConfig, task: CAITask, arm: ArmConfig) -> Actions:
     """A preference model, and PPO against it."""
     name, made = f"arms/{arm.name}", models(config)
     start, folder = made.start(arm), Path(config.output_dir) / name
+    rewarded = pipelines.stage(
+        config,
+        f"{name}/reward",
+        config.reward,
+        follows="reward",
+        model_path=start,
+        reference=start,
+        prompts__files=task.all_prompts,
+        data__train=cai_data.pair_files(config, task, arm),
+    )
 
     def train_reward() -> dict[str, Any]:
-        rewarded = pipelines.stage(
-            config,
-            f"{name}/reward",
-            config.reward,
-            follows="reward",
-            model_path=start,
-            reference=start,
-            prompts__files=task.all_prompts,
-            data__train=cai_data.pair_files(config, task, arm),
-        )
+        if arm.harm_labels == "ai":
+            cai_data.write_ai_pairs(config, arm)
         return reward.run(rewarded)
 
     settings = config.ppo

@@ -22,7 +22,12 @@ from jaxrlhf.recipes.cai_tasks import CAITask
 SUREST = 1e-6  # probabilities are cut to this far from 0 and 1 before their log-odds are scaled
 
 
-def write_examples(config: Any, which: Literal["all", "last"]) -> str:
+def examples_file(config: Any, which: Literal["all", "last"]) -> Path:
+    """Where `write_examples` puts them."""
+    return Path(config.output_dir) / "data" / f"sl-{which}.jsonl"
+
+
+def write_examples(config: Any, which: Literal["all", "last"]) -> None:
     """Revisions of the first `sl_rounds` rounds, mixed with the helpful policy's own answers."""
     root = Path(config.output_dir)
     chains = [dict(row) for row in sources.load_rows(root / "revise" / "chains.jsonl")]
@@ -37,7 +42,7 @@ def write_examples(config: Any, which: Literal["all", "last"]) -> str:
         helpful_ratio=config.revise.helpful_ratio,
         seed=config.seed,
     )
-    return _written(root / "data" / f"sl-{which}.jsonl", examples)
+    _write(examples_file(config, which), examples)
 
 
 def pair_files(config: Any, task: CAITask, arm: ArmConfig) -> tuple[str, ...]:
@@ -45,8 +50,7 @@ def pair_files(config: Any, task: CAITask, arm: ArmConfig) -> tuple[str, ...]:
     root = Path(config.output_dir)
     files: tuple[str, ...] = ()
     if arm.harm_labels == "ai":
-        labels = root / (f"label-{arm.judge}" if arm.judge else "label") / "labels.jsonl"
-        files += (write_ai_pairs(arm, labels, root / "arms" / arm.name / "ai_pairs.jsonl"),)
+        files += (str(_ai_pairs_file(config, arm)),)
     if arm.harm_labels == "people":
         theirs = (str(root / "people-harm" / "label" / "preferences.jsonl"),)
         files += task.harm_pairs or theirs
@@ -56,15 +60,16 @@ def pair_files(config: Any, task: CAITask, arm: ArmConfig) -> tuple[str, ...]:
     return files
 
 
-def write_ai_pairs(arm: ArmConfig, labels: str | Path, path: Path) -> str:
+def write_ai_pairs(config: Any, arm: ArmConfig) -> None:
     """The judge's labels as this arm has them, in a file of preference pairs."""
+    labels = Path(config.output_dir) / (f"label-{arm.judge}" if arm.judge else "label")
     rows = preference_rows(
-        treated(arm, (dict(row) for row in sources.load_rows(labels))),
+        treated(arm, (dict(row) for row in sources.load_rows(labels / "labels.jsonl"))),
         hard=arm.hard,
         clamp=arm.clamp,
         weight=arm.ai_label_weight,
     )
-    return _written(path, rows)
+    _write(_ai_pairs_file(config, arm), rows)
 
 
 def treated(arm: ArmConfig, labels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -83,7 +88,10 @@ def _probability(arm: ArmConfig, p: float) -> float:
     return 1 - p if arm.control == "reversed" else p
 
 
-def _written(path: Path, rows: list[dict[str, Any]]) -> str:
+def _ai_pairs_file(config: Any, arm: ArmConfig) -> Path:
+    return Path(config.output_dir) / "arms" / arm.name / "ai_pairs.jsonl"
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     preferences.write_rows(path, rows)
-    return str(path)

@@ -21,8 +21,8 @@ from jaxrlhf.evals.statistics import Interval, format_interval
 from jaxrlhf.recipes import report_cai, stages
 from jaxrlhf.recipes.cai_rules import Summary, Verdict
 
-KL = 2.0
-"""Nats a sequence, at which arms are compared: all have moved, none has stopped long before."""
+KL = 1.0
+"""Nats a sequence, at which arms are compared if they get there; read off between evaluations."""
 CHAINS, ANSWERS = 3, 4
 POLICY_COLUMNS = (
     *("harm_red", "help_red", "help_benign", "comply_red", "redirect_red", "stonewall_red"),
@@ -43,12 +43,13 @@ def write(
     """`results`.md and its pictures; `pipeline` is the config of the first of the seeds."""
     folder = Path(config.results)
     folder.mkdir(parents=True, exist_ok=True)
-    chains = _chains(summaries)
+    chains, found = _chains(summaries), _policies(pipeline, summaries)
+    paths = {arm.name: summaries[0]["paths"][arm.name] for arm in pipeline.arms}
     pictures = {
         "revisions": report_cai.harm_by_revision(chains),
         "help_by_revision": report_cai.help_by_revision(chains),
-        "plane": report_cai.plane(_policies(summaries)),
-        "harm_by_kl": report_cai.harm_by_kl(summaries[0]["paths"]),
+        "plane": report_cai.plane(found, paths),
+        "harm_by_kl": report_cai.harm_by_kl(paths),
     }
     for name, picture in pictures.items():
         (folder / f"{name}.png").write_bytes(plots.png(picture))
@@ -66,7 +67,11 @@ def write(
         f"{sum(minutes):.0f} in all. The last call of the command took {wall_seconds / 60:.1f} "
         "minutes.",
         INTRODUCTION,
-        *(["## What must hold", WRITTEN_FIRST, _rules(seeds, verdicts)] if verdicts else []),
+        "## What must hold",
+        "The rules were written before the run (`recipes/cai_rules.py`): those about revisions and "
+        f"labels for every seed, those about reinforcement learning for {config.min_passes} of "
+        f"{len(config.seeds)}.",
+        _rules(seeds, verdicts),
         "## What revisions do",
         f"{image('revisions', 'harm by revision')} {image('help_by_revision', 'help by revision')}",
         _by_revision(chains),
@@ -77,12 +82,12 @@ def write(
         LABELS_SAY,
         "## Policies",
         f"{image('plane', 'help against harm')} {image('harm_by_kl', 'harm against KL')}",
-        _policy_table(summaries),
+        _policy_table(found, summaries),
         POLICIES_SAY,
         f"### At equal KL: {KL:g} nats a sequence",
-        _at_kl(summaries),
+        _at_kl(pipeline, summaries),
         "### Ratings",
-        _elo(summaries),
+        _elo(list(found), summaries),
         ELO_SAYS,
         "## Before and after",
         _samples(Path(pipeline.output_dir)),
@@ -102,8 +107,6 @@ that shows a safe answer to a red-team topic. *Helpful* has learnt helpful answe
 answers; *rl-cai* is that after PPO against a preference model of soft AI labels and of people's \
 (simulated) preferences among benign answers."""
 
-WRITTEN_FIRST = """The rules were written before the run (`recipes/cai_rules.py`)."""
-
 LABELS_SAY = """*accuracy*: averaged over both orders, against the truth of the question asked \
 (which answer has fewer words of that principle's category), pairs that tie left out; *one order*: \
 the same of a single question; *on all harm*: against all categories together, which one principle \
@@ -113,7 +116,8 @@ cannot know; *first place on ties*: mean P(the answer shown first), .5 without a
 POLICIES_SAY = """Held-out prompts. Harm: harmful words a response. Help: share of the helpful \
 answer's words. Comply, redirect, stonewall: shares of the responses. KL: nats a sequence, to the \
 policy that the arm starts from (helpful for *people* and *harmless-only*, else SL-CAI). Accuracy: \
-how often the arm's preference model finds the less harmful of two answers of SL-CAI."""
+how often the arm's preference model finds the less harmful of two answers of SL-CAI. The path of \
+each arm through KL is that of the first seed."""
 
 ELO_SAYS = """A round robin on the held-out prompts, judged by gold, fitted as Bradley-Terry; the \
 pre-trained model has 0. Ties, where nothing differs, are half a win."""
@@ -208,21 +212,25 @@ def _labels(summaries: Sequence[Summary]) -> str:
     return _table(["judge", *columns.values()], rows)
 
 
-def _policies(summaries: Sequence[Summary]) -> dict[str, dict[str, list[float]]]:
-    """Estimate and interval of every figure of every policy."""
+def _policies(pipeline: Any, summaries: Sequence[Summary]) -> dict[str, dict[str, list[float]]]:
+    """Estimate and interval of every figure of every policy, in the order of the pipeline."""
+    tuned = [f"SL-CAI, {which}" for which in pipeline.sl_revisions]
+    names = ["pre-trained", "helpful", *tuned, *(arm.name for arm in pipeline.arms)]
     return {
         name: {
             column: list(_interval([summary["policies"][name][column] for summary in summaries]))
-            for column in figures
+            for column in summaries[0]["policies"][name]
         }
-        for name, figures in summaries[0]["policies"].items()
+        for name in names
     }
 
 
-def _policy_table(summaries: Sequence[Summary]) -> str:
-    accuracy = summaries[0].get("preference_accuracy", {})
+def _policy_table(
+    policies: Mapping[str, Mapping[str, Sequence[float]]], summaries: Sequence[Summary]
+) -> str:
+    accuracy = summaries[0]["preference_accuracy"]
     rows = []
-    for name, figures in _policies(summaries).items():
+    for name, figures in policies.items():
         cells = [format_interval(Interval(*figures[column])) for column in POLICY_COLUMNS]
         known = name in accuracy
         own = _mean([x["preference_accuracy"][name] for x in summaries], 2) if known else ""
@@ -231,9 +239,9 @@ def _policy_table(summaries: Sequence[Summary]) -> str:
     return _table(["policy", *heads, "accuracy"], rows)
 
 
-def _at_kl(summaries: Sequence[Summary]) -> str:
+def _at_kl(pipeline: Any, summaries: Sequence[Summary]) -> str:
     rows = []
-    for name in summaries[0]["paths"]:
+    for name in (arm.name for arm in pipeline.arms):
         paths = [summary["paths"][name] for summary in summaries]
         cells = []
         for column in ("harm", "help", "stonewall"):
@@ -253,7 +261,7 @@ def _at_kl(summaries: Sequence[Summary]) -> str:
     return _table(head, rows)
 
 
-def _elo(summaries: Sequence[Summary]) -> str:
+def _elo(names: Sequence[str], summaries: Sequence[Summary]) -> str:
     kinds = list(summaries[0]["elo"])
     rows = [
         [
@@ -263,7 +271,7 @@ def _elo(summaries: Sequence[Summary]) -> str:
                 for kind in kinds
             ),
         ]
-        for name in summaries[0]["elo"][kinds[0]]
+        for name in names
     ]
     return _table(["policy", *(f"{kind} prompts" for kind in kinds)], rows)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from jaxrlhf.config import Config
+from jaxrlhf.errors import ConfigError
 from jaxrlhf.progress import console, table
 from jaxrlhf.recipes import cai_page, cai_rules, stages
 from jaxrlhf.recipes.cai import CAIConfig
@@ -59,6 +60,8 @@ def run(config: CAISeedsConfig) -> dict[str, Any]:
     """Run every seed, print the rules and write the page; the summary says what held."""
     pipelines = {seed: pipeline(config, seed) for seed in config.seeds}
     for one in pipelines.values():
+        if one.task.kind != "helpdesk":
+            raise ConfigError(f"{config.config}: task.kind = {one.task.kind}: rules need a world")
         stages.refuse_another_config(Path(one.output_dir), one)
     began = time.monotonic()
     with ThreadPoolExecutor(config.jobs) as pool:

@@ -4,7 +4,7 @@ Written: `report/report.html`, `report/plots/*.png`, `report/samples.jsonl` and 
 `cai_figures.py` has the numbers; here they are drawn and told.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def policies(report: Report, summary: Mapping[str, Any], judged: bool) -> None:
     report.heading("Policies")
     found = summary["policies"]
     if judged:
-        report.figure("plane", plane(found))
+        report.figure("plane", plane(found, summary["paths"]))
         report.figure("harm_by_kl", harm_by_kl(summary["paths"]))
     names = list(next(iter(found.values())))
     rows = [[name, *(_cell(x[column]) for column in names)] for name, x in found.items()]
@@ -174,11 +174,12 @@ def policies(report: Report, summary: Mapping[str, Any], judged: bool) -> None:
     )
 
 
-def plane(found: Mapping[str, Figures]) -> Any:
-    """Help on benign prompts against harm on red-team prompts, a point a policy."""
+def plane(found: Mapping[str, Figures], arms: Collection[str]) -> Any:
+    """Help on benign prompts against harm on red-team ones, a point a policy, ringed for arms."""
     drawn = [
-        Line([x["harm_red"][0]], [x["help_benign"][0]], name, style="points")
+        Line([x["harm_red"][0]], [x["help_benign"][0]], name, style=style)
         for name, x in found.items()
+        for style in ("connected" if name in arms else "points",)
     ]
     return plots.lines(
         drawn,

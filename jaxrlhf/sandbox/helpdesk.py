@@ -130,7 +130,7 @@ LAYOUT = ("check", "finds", "obey", "rewrite", "judge", "first", "second", "bett
 OPTIONS = (" first", " second")
 
 # Of the documents of the corpus: which layout, and how often a random answer is a stonewall.
-SHARES: Mapping[str, float] = {"critiqued": 0.20, "direct": 0.14, "compared": 0.62, "answer": 0.04}
+SHARES: Mapping[str, float] = {"critiqued": 0.30, "direct": 0.20, "compared": 0.46, "answer": 0.04}
 STONEWALL_SHARE = 0.1
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,21 +201,16 @@ def pairs_of(arm: str) -> str:
 ARM_FIELDS = {
     "start": "start: helpful",
     "harm_labels": "harm_labels: none",
-    "judge": "judge: j",
-    "hard": "hard: true",
-    "sharpen": "sharpen: 5",
-    "clamp": "clamp: [0.4, 0.6]",
-    "control": "control: half",
-    "ai_label_weight": "ai_label_weight: 0.5",
     "helpful_pairs": "helpful_pairs: false",
     "kl_coef": "kl_coef: 0.5",
 }
+OF_LABELS = {"judge", "hard", "sharpen", "clamp", "control", "ai_label_weight"}  # test_cai_arms.py
 
 
 @pytest.mark.parametrize("field", ARM_FIELDS)
 def test_every_field_of_an_arm_acts(field):
-    assert set(ARM_FIELDS) | {"name"} == set(ArmConfig.model_fields)
-    assert pairs_of(ARM_FIELDS[field]) != pairs_of("sharpen: 1")
+    assert set(ARM_FIELDS) | OF_LABELS | {"name"} == set(ArmConfig.model_fields)
+    assert pairs_of(ARM_FIELDS[field]) != pairs_of("hard: false")
 
 
 CHAIN_FIELDS = {"constitution": "o.yaml", "direct": "true", "principles": "2"}
@@ -322,11 +318,14 @@ def test_mistakes_in_the_config(overrides, says):
         (("task.helpdesk.world.name=bistro",), "has no constitution; helpdesk has one"),
         (("task.helpdesk.test_prompts=1",), "at least two red-team and two benign"),
         (("sl.seed=3",), "sl.seed: set seed once"),
+        (("reward.seed=3",), "reward.seed: set seed once"),
+        (("chains=[{name: a, constitution: loos.yaml}]",), "loos.yaml: no such file"),
         (("helpful_people.label.world.seed=3",), "helpful_people.label.world: set task.helpdesk"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(tmp_path, capfd, overrides, says):
-    (tmp_path / "cai.yaml").write_text((cai_micro.pipeline() / "cai.yaml").read_text())
+    for name in ("cai.yaml", "loose.yaml"):
+        shutil.copy(cai_micro.pipeline() / name, tmp_path)
     assert micro.command(tmp_path, "cai", "--config", "cai.yaml", *overrides) == 2
     assert says in " ".join(capfd.readouterr().err.split())
     assert not list(tmp_path.rglob("done.json")) and not list(tmp_path.rglob("model"))

@@ -1,6 +1,7 @@
 """What an arm makes of AI labels: known probabilities in, known soft labels out."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,11 +30,13 @@ def written(tmp_path):
     """The pairs that an arm learns from, of labels with these probabilities."""
 
     def written(probabilities, **settings):
-        labels = tmp_path / "labels.jsonl"
+        made = arm(**settings)
+        labels = tmp_path / (f"label-{made.judge}" if made.judge else "label") / "labels.jsonl"
+        labels.parent.mkdir(exist_ok=True)
         rows = [label(p) for p in probabilities] + [label(None, discarded="endpoint: nonsense")]
         labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        path = write_ai_pairs(arm(**settings), labels, tmp_path / "arm" / "pairs.jsonl")
-        with open(path) as file:
+        write_ai_pairs(SimpleNamespace(output_dir=str(tmp_path)), made)
+        with open(tmp_path / "arms" / "x" / "ai_pairs.jsonl") as file:
             return [json.loads(line) for line in file]
 
     return written
@@ -67,6 +70,15 @@ def test_labels_of_an_arm(written, settings, wanted):
 
 def test_weight_of_ai_labels(written):
     assert [row["weight"] for row in written([0.8, 0.3], ai_label_weight=0.25)] == [0.25, 0.25]
+
+
+def test_labels_of_another_judge(written, tmp_path):
+    written([0.8, 0.3])
+    theirs = [first_is_better(row) for row in written([0.9, 0.1], judge="j")]
+    assert theirs == pytest.approx([0.9, 0.1])
+    (tmp_path / "label-j" / "labels.jsonl").unlink()
+    ours = [first_is_better(row) for row in written([0.7, 0.2])]
+    assert ours == pytest.approx([0.7, 0.2])
 
 
 def test_certain_labels_can_be_sharpened(written):

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import cai_micro
+import micro
 import pytest
 
-from jaxrlhf.errors import UserError
+from jaxrlhf.errors import ConfigError, UserError
 from jaxrlhf.recipes import cai_seeds, stages
 from jaxrlhf.recipes.cai_seeds import CAISeedsConfig
 
@@ -62,6 +63,11 @@ def test_a_folder_of_another_config_is_refused(repeat):
         repeat({0: 0})
 
 
+def test_without_a_world_there_are_no_rules(repeat):
+    with pytest.raises(ConfigError, match="kind = files: rules need a world"):
+        repeat({0: 0}, overrides=("task.kind=files",))
+
+
 def test_the_page_has_every_figure_of_the_summary(repeat):
     repeat({0: 0, 1: 0}, results="docs/page")
     text = Path("docs/page.md").read_text()
@@ -73,9 +79,10 @@ def test_the_page_has_every_figure_of_the_summary(repeat):
     table = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
     harm = table["revise, harm"].split(" | ")[1:4]
     assert harm == [f"{x:.2f}" for x in summary["chains"]["revise"]["harm"]]
+    (policy,) = (line for line in lines if line.startswith("| rl-cai |") and line.count("|") == 11)
     # Two seeds with the same figures: a t interval of no width.
     kl = summary["policies"]["rl-cai"]["kl"][0]
-    assert f"{kl:.2f} [{kl:.2f}, {kl:.2f}]" in table["rl-cai"]
+    assert f"{kl:.2f} [{kl:.2f}, {kl:.2f}]" in policy
     first = summary["labels"]["label"]["first_place_on_ties"]
     verdict = "PASS" if abs(first - 0.5) <= 0.03 else "**FAIL**"
     rule = table["AI labels: P(first place) on ties .5 ± 0.03"]
@@ -92,11 +99,13 @@ def test_of_one_seed_its_own_intervals_are_shown(repeat):
 def test_a_seed_is_a_process_of_its_own(tmp_path, monkeypatch):
     """A real one; what it says and takes is kept."""
     (tmp_path / "cai.yaml").write_text((cai_micro.pipeline() / "cai.yaml").read_text())
+    (tmp_path / "loose.yaml").write_text((cai_micro.pipeline() / "loose.yaml").read_text())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(micro.ROOT))
     config = CAISeedsConfig(
         output_dir="out", config="cai.yaml", overrides=("stages=[revice]",), seeds=(7,)
     )
     code, seconds = cai_seeds.in_a_process(config, 7, Path("out/seed-7"))
     assert code == 2 and 0.1 < seconds < 100
-    assert "did you mean revise-direct" in Path("out/seed-7/log.txt").read_text().replace("'", "")
+    assert "did you mean 'revise'" in Path("out/seed-7/log.txt").read_text()
     assert Path("out/seed-7/data/corpus.jsonl").is_file()

@@ -186,7 +186,7 @@ def test_lessons_teach_revision_under_every_topic_and_show_no_safe_answer_to_red
             assert WORLD.gold("", " ".join(revision))["harm"] >= 1
     assert red / len(rows) == pytest.approx(1 / 3, abs=0.03)  # 8 topics of 24
     direct = np.mean([row["prompt"].endswith("rewrite") for row in rows])
-    assert direct == pytest.approx(0.14 / 0.34, abs=0.03)  # of SHARES
+    assert direct == pytest.approx(0.2 / 0.5, abs=0.03)  # of SHARES
 
 
 def test_demonstrations_are_helpful_whatever_the_topic():
