@@ -3,10 +3,10 @@
 Language models, scalar models, `Sampling` and lengths are static arguments; arrays are traced. The
 number of compilations stays small because `generate` rounds the prompt's columns up to a bucket.
 
-What it does not do: gradients, chat templates, tokenizing, moving arrays between devices.
+What it does not do: gradients, choosing a token (`sampling.py`), chat templates, tokenizing, moving
+arrays between devices.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -19,49 +19,7 @@ from jax import lax
 from jaxrlhf.losses import divergences, log_probs
 from jaxrlhf.models.heads import ScalarModel
 from jaxrlhf.models.transformer import LM, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How responses are drawn. Hashable; wrong values raise ValueError naming the field.
-
-    The logits pass through, in this order: stop ids forbidden (in the first `min_new_tokens`),
-    temperature, top_k, top_p, min_p; every filter sees what the one before it left, renormalised.
-
-    temperature: logits are divided by it; 0 is greedy.
-    top_k: keep the k most probable tokens (and ties with the k-th); 0 keeps all.
-    top_p: keep the smallest set of most probable tokens that holds at least this mass (and ties).
-    min_p: keep tokens of at least this share of the most probable token's probability; 0 keeps all.
-    stop_ids: tokens that end a response; the one sampled belongs to the response.
-    pad_id: what fills the columns after it; may be a stop id, since the mask alone decides.
-    """
-
-    max_new_tokens: int
-    min_new_tokens: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    stop_ids: tuple[int, ...] = ()
-    pad_id: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
-        low, high = self.min_new_tokens, self.max_new_tokens
-        _check(self, "max_new_tokens", high >= 1, "at least 1")
-        _check(self, "min_new_tokens", 0 <= low <= high, f"between 0 and max_new_tokens={high}")
-        _check(self, "temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or positive")
-        _check(self, "top_k", self.top_k >= 0, "0 (off) or positive")
-        _check(self, "top_p", 0 < self.top_p <= 1, "in (0, 1]")
-        _check(self, "min_p", 0 <= self.min_p < 1, "in [0, 1)")
-        _check(self, "pad_id", self.pad_id >= 0, "a token id")
-        _check(self, "stop_ids", all(i >= 0 for i in self.stop_ids), "token ids")
-
-    @property
-    def unfiltered(self) -> bool:
-        """True if the stored log-probs equal `score` at the same temperature (invariant A4)."""
-        filtered = self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.temperature == 0
-        return not filtered and not (self.stop_ids and self.min_new_tokens > 0)
+from jaxrlhf.sampling import Sampling, first_token, next_token
 
 
 class Generation(NamedTuple):
@@ -262,39 +220,7 @@ def bucket(length: int, room: int | None = None) -> int:
     return size if room is None or room < length else min(size, room)
 
 
-def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits `[B, V]` after temperature, top_k, top_p and min_p; -inf marks what was removed.
-
-    Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), Nguyen et al. 2024 (min-p).
-    """
-    logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        smallest = lax.top_k(logits, sampling.top_k)[0][:, -1:]
-        logits = jnp.where(logits < smallest, -jnp.inf, logits)
-    if sampling.top_p < 1:
-        probs = jax.nn.softmax(logits)
-        ranked = jnp.sort(probs, axis=-1, descending=True)
-        mass_above = jnp.cumsum(ranked, axis=-1) - ranked
-        smallest = jnp.min(
-            ranked, axis=-1, keepdims=True, where=mass_above < sampling.top_p, initial=jnp.inf
-        )
-        logits = jnp.where(probs < smallest, -jnp.inf, logits)
-    if sampling.min_p > 0:
-        largest = jnp.max(logits, axis=-1, keepdims=True)
-        logits = jnp.where(logits < largest + np.log(sampling.min_p), -jnp.inf, logits)
-    return logits
-
-
 # ------------------------------------------------------------------ helpers
-
-
-class _Loop(NamedTuple):
-    step: jax.Array  # int32 scalar: tokens drawn so far
-    tokens: jax.Array  # [B, N]
-    mask: jax.Array  # [B, N]
-    log_probs: jax.Array  # [B, N]
-    last: jax.Array  # [B] the tokens drawn last
-    finished: jax.Array  # [B]
 
 
 @functools.partial(jax.jit, static_argnames=("lm", "sampling"))
@@ -308,9 +234,9 @@ def _generate(lm, params, prompts, prompt_mask, keys, sampling):
 
     def body(carry):
         loop, cache = carry
-        return _next_token(lm, weights, loop, cache, keys, sampling)
+        return next_token(lm, weights, loop, cache, keys, sampling)
 
-    start = _first_token(lm, weights, prompts, prompt_mask, keys, sampling)
+    start = first_token(lm, weights, prompts, prompt_mask, keys, sampling)
     loop, _ = lax.while_loop(go_on, body, start)
     return Generation(
         tokens=jnp.concatenate([prompts, loop.tokens], axis=1),
@@ -325,66 +251,12 @@ def _generate(lm, params, prompts, prompt_mask, keys, sampling):
 
 @functools.partial(jax.jit, static_argnames=("lm", "sampling"))
 def _begin(lm, weights, prompts, prompt_mask, keys, sampling):
-    return _first_token(lm, weights, prompts, prompt_mask, keys, sampling)
+    return first_token(lm, weights, prompts, prompt_mask, keys, sampling)
 
 
 @functools.partial(jax.jit, static_argnames=("lm", "sampling"), donate_argnames=("loop", "cache"))
 def _advance(lm, weights, loop, cache, keys, sampling):
-    return _next_token(lm, weights, loop, cache, keys, sampling)
-
-
-def _first_token(lm, weights, prompts, prompt_mask, keys, sampling):
-    """Read left-padded prompts and draw the first token of each."""
-    rows, new = prompts.shape[0], sampling.max_new_tokens
-    # the last token is never read, hence one column less
-    length = prompts.shape[1] + new - 1
-    hidden, cache = lm.prefill(weights, prompts, prompt_mask, cache_length=length)
-    empty = _Loop(
-        step=jnp.int32(0),
-        tokens=jnp.full((rows, new), sampling.pad_id, jnp.int32),
-        mask=jnp.zeros((rows, new), bool),
-        log_probs=jnp.zeros((rows, new)),
-        last=jnp.zeros((rows,), jnp.int32),
-        finished=jnp.zeros((rows,), bool),
-    )
-    return _draw(empty, lm.logits(weights, hidden), keys, sampling), cache
-
-
-def _next_token(lm, weights, loop, cache, keys, sampling):
-    """Read the tokens drawn last and draw the next."""
-    hidden, cache = lm.decode(weights, loop.last, cache)
-    return _draw(loop, lm.logits(weights, hidden), keys, sampling), cache
-
-
-def _draw(loop: _Loop, logits: jax.Array, keys: jax.Array, sampling: Sampling) -> _Loop:
-    """Draw the next token of every row that goes on, and write it into column `loop.step`."""
-    stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
-    if sampling.stop_ids and sampling.min_new_tokens:
-        is_stop = jnp.isin(jnp.arange(logits.shape[-1]), stop_ids)
-        forbidden = is_stop & (loop.step < sampling.min_new_tokens)
-        logits = jnp.where(forbidden[None, :], -jnp.inf, logits)
-    if sampling.temperature == 0:
-        drawn = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        drawn_log_probs = jnp.zeros(drawn.shape)
-    else:
-        logits = filtered_logits(logits, sampling)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, loop.step)
-        drawn = jax.vmap(jax.random.categorical)(step_keys, logits).astype(jnp.int32)
-        all_log_probs = jax.nn.log_softmax(logits)
-        drawn_log_probs = jnp.take_along_axis(all_log_probs, drawn[:, None], axis=-1)[:, 0]
-    going = ~loop.finished
-
-    def write(array, column):
-        return lax.dynamic_update_slice(array, column[:, None], (0, loop.step))
-
-    return _Loop(
-        step=loop.step + 1,
-        tokens=write(loop.tokens, jnp.where(going, drawn, sampling.pad_id)),
-        mask=write(loop.mask, going),
-        log_probs=write(loop.log_probs, jnp.where(going, drawn_log_probs, 0.0)),
-        last=jnp.where(going, drawn, sampling.pad_id),
-        finished=loop.finished | jnp.isin(drawn, stop_ids),
-    )
+    return next_token(lm, weights, loop, cache, keys, sampling)
 
 
 def _before_response(x, response_length):
@@ -429,8 +301,7 @@ def _check_generate(lm, prompts, prompt_mask, keys, sampling):
             f"jax.random.key); got {keys.dtype} {keys.shape}"
         )
     vocab = lm.config.vocab_size
-    _check(sampling, "pad_id", sampling.pad_id < vocab, f"below vocab_size={vocab}")
-    _check(sampling, "stop_ids", max((0, *sampling.stop_ids)) < vocab, f"below vocab_size={vocab}")
+    sampling.check_ids(vocab)
     lengths = prompt_mask.astype(bool).sum(axis=1)
     if int(lengths.min()) == 0:
         raise ValueError("a prompt is empty: its row of prompt_mask is all False")
@@ -455,8 +326,3 @@ def _check_one_regime(config, lengths, new):
             f"{limit} tokens at which {config.rope_scaling.kind!r} rope scaling changes its "
             f"frequencies; keep all of it below, or prompts above"
         )
-
-
-def _check(config, field, holds, rule):
-    if not holds:
-        raise ValueError(f"{field}={getattr(config, field)!r} must be {rule}")

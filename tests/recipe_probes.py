@@ -75,7 +75,12 @@ class Stage:
         algorithm, key = self.given["algorithm"], jax.random.key(0)
         state = jax.eval_shape(algorithm.init, self.given["params"], key)
         batch = rollouts(self.first) if "prompt_tokens" in self.first else self.first
-        return shapes(state.extra) + program(algorithm.update, state, batch, key)
+        frozen = () if algorithm.frozen is None else (algorithm.frozen,)
+        return shapes(state.extra) + program(algorithm.update, state, batch, key, *frozen)
+
+    @functools.cached_property
+    def frozen(self) -> str:
+        return content(self.given["algorithm"].frozen)
 
     @functools.cached_property
     def initial(self) -> str:

@@ -19,8 +19,8 @@ from jaxrlhf.algorithms.base import Algorithm, Batch, State
 from jaxrlhf.algorithms.ppo import Settings, ppo
 from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.algorithms.sft import sft
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM, heads, make_scalar_model
+from jaxrlhf.sampling import Sampling
 
 VOCAB, PAD, EOS = 6, 0, 1
 PROMPT_LENGTH, RESPONSE_LENGTH = 2, 5

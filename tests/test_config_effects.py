@@ -43,6 +43,12 @@ def setting(*change: str, base: tuple[str, ...] = (), seen: str = "update") -> P
     return Probe(recipes.part("ppo", seen), *full)
 
 
+def adapters(*change: str, seen: str = "params") -> Probe:
+    """A field of `lora`, of adapters of rank 2 on the tiny pipeline's model."""
+    base = ("model_path=run/sft/model", "lora.rank=2")
+    return Probe(recipes.part("sft", seen), tuple(f"lora.{text}" for text in change), base)
+
+
 # Groups: (class, field) -> probe. The change is an override of the class itself.
 
 MODEL, OPTIMIZER, DATA = probes.model, probes.optimizer, probes.data
@@ -117,6 +123,10 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("SentimentTask", "shortest_phrase"): p(TASK, "sentiment.shortest_phrase=6", base=SENTIMENT),
     ("SentimentTask", "pair_phrases"): p(TASK, "sentiment.pair_phrases=false", base=SENTIMENT),
     ("SentimentTask", "pairs_per_text"): p(TASK, "sentiment.pairs_per_text=2", base=SENTIMENT),
+    ("LoraConfig", "rank"): adapters("rank=3"),
+    ("LoraConfig", "alpha"): adapters("alpha=5", seen="frozen"),
+    ("LoraConfig", "targets"): adapters("targets=[q_proj]"),
+    ("LoraConfig", "use_rslora"): adapters("use_rslora=true", seen="frozen"),
     ("SettingsConfig", "value_model"): setting("value_model=shared"),
     ("SettingsConfig", "num_ppo_epochs"): setting("num_ppo_epochs=3"),
     ("SettingsConfig", "num_mini_batches"): setting("num_mini_batches=2"),
@@ -183,7 +193,7 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
         "resize_vocabulary=true",
         base=(f"model_path={recipes.FEWER_WORDS}",),
     ),
-    ("sft", "format"): of("sft", "batch", "format=examples"),
+    ("sft", "format"): of("sft", "batch", "format=text"),
     ("sft", "packing"): of("sft", "batch", "packing=none"),
     ("sft", "max_length"): of("sft", "batch", "max_length=30"),
     ("sft", "over_long"): of("sft", "batch", "over_long=truncate_left", base=("max_length=16",)),
@@ -279,6 +289,9 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
         (recipe, "optimizer"): of(recipe, "update", "optimizer.learning_rate=0.5")
         for recipe in HELD_OUT
     },
+    ("sft", "lora"): of("sft", "params", "lora.rank=2", base=("model_path=run/sft/model",)),
+    ("reward", "lora"): of("reward", "params", "lora.rank=2"),
+    ("ppo", "lora"): of("ppo", "params", "lora.rank=2"),
     ("sft", "model"): of("sft", "params", "model.d_ff=24"),
     ("sft", "tokenizer"): of("sft", "batch", "tokenizer.kind=word", base=("tokenizer.path=null",)),
     ("sft", "data"): of("sft", "batch", "data.limit=40"),

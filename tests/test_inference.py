@@ -12,8 +12,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxrlhf import inference
-from jaxrlhf.inference import Sampling, bucket, filtered_logits, generate
+from jaxrlhf.inference import bucket, generate
 from jaxrlhf.models import LM, PARAM_AXES, Cache, make_lm, make_scalar_model, transformer_config
+from jaxrlhf.sampling import Sampling, filtered_logits
 
 SIZES = dict(vocab_size=16, num_layers=1, num_heads=4, d_model=16, d_ff=24, max_positions=64)
 VOCAB, NEW = 16, 6

@@ -23,11 +23,15 @@ ONLY = {
     "errors": (),
     "losses": ("losses",),
     "models": ("models", "errors"),
-    "inference": ("losses", "models", "errors"),
+    "sampling": ("models", "errors"),
+    "inference": ("losses", "models", "sampling", "errors"),
     "rewards": ("inference", "losses", "models", "errors"),
-    "algorithms": ("algorithms", "losses", "inference", "models", "rewards", "errors"),
     "constitutional": (
-        *("constitutional", "inference", "data", "models", "sharding", "config", "errors"),
+        *("constitutional", "sampling", "inference", "data", "models", "sharding", "config"),
+        "errors",
+    ),
+    "algorithms": (
+        *("algorithms", "losses", "sampling", "inference", "models", "rewards", "errors"),
     ),
     "sharding": ("models", "errors"),
     "hf": ("hf", "models", "sharding", "errors"),
@@ -43,14 +47,14 @@ TOP = ("algorithms", "loop", "recipes", "cli")
 LOSSES_EXTERNAL = {"jax", "chex"} | sys.stdlib_module_names
 SERVICES = ("grain", "datasets", "transformers")  # often missing from GPU images
 LIGHT = (
-    *("losses", "models", "inference", "algorithms", "loop", "rewards", "sharding", "optim"),
-    "hf",
+    *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "sharding"),
+    *("optim", "hf"),
 )
 NO_JAX = ("data", "sandbox", "config", "config_file", "config_help", "errors", "cli", "progress")
 CONFIG_LIBRARIES = ("config", "config_file", "config_help", "optim", "recipes", "constitutional")
 MESH_FREE = (
-    *("losses", "models", "inference", "algorithms", "loop", "rewards", "optim", "evals"),
-    "hf",
+    *("losses", "models", "sampling", "inference", "algorithms", "loop", "rewards", "optim"),
+    *("evals", "hf"),
 )
 # `hf.weights` writes layers into a stacked leaf in place while it loads; nothing is computed there.
 JIT_SITES = {"loop": 3, "inference": 8, "hf.weights": 1}

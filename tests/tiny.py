@@ -17,8 +17,8 @@ from jaxrlhf.algorithms.base import Algorithm, Batch, Metrics, State
 from jaxrlhf.algorithms.ppo import Settings, ppo
 from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.algorithms.sft import sft
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import Lora, heads, lora, make_lm, make_scalar_model, transformer_config
+from jaxrlhf.sampling import Sampling
 
 PAD, EOS, GOOD, BAD, VOCAB = 0, 1, 2, 3, 8
 

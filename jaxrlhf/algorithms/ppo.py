@@ -41,10 +41,11 @@ from jaxrlhf.algorithms.rollouts import (
     shape_scores,
     visible,
 )
-from jaxrlhf.inference import Sampling, token_stats
+from jaxrlhf.inference import token_stats
 from jaxrlhf.losses import advantages, divergences, log_probs, masked, policy
 from jaxrlhf.models import LM, heads
 from jaxrlhf.models.heads import ScalarModel, make_scalar_model
+from jaxrlhf.sampling import Sampling
 
 Array = jax.Array
 

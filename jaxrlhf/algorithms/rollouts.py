@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.inference import Generation, Sampling
+from jaxrlhf.inference import Generation
 from jaxrlhf.losses import masked
+from jaxrlhf.sampling import Sampling
 
 Array = jax.Array
 

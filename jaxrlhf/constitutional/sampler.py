@@ -21,8 +21,8 @@ from jaxrlhf.data import arrays, chat
 from jaxrlhf.data.formats import Example, Prompt
 from jaxrlhf.data.rows import Loaded, Rows, Skipped
 from jaxrlhf.errors import ConfigError, DataError
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM
+from jaxrlhf.sampling import Sampling
 
 TOO_LONG = "longer than the model reads"
 UNREADABLE = "cannot be tokenised"

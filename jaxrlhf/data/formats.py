@@ -100,6 +100,17 @@ def examples(
     return _read(rows, EXAMPLES, columns, on_bad_row, "examples")
 
 
+def supervised(
+    rows: Rows, *, columns: Mapping[str, str] | None = None, on_bad_row: OnBadRow = "error"
+) -> Loaded[Text] | Loaded[Example]:
+    """Rows as their columns ask to be learnt, as in TRL: examples by their answers, texts whole."""
+    columns = columns or {}
+    answers = [names for names in EXAMPLES if "text" not in names]
+    present = {name for name in _names(EXAMPLES) if columns.get(name, name) in rows.columns}
+    whole = "text" in present or not any(present.issuperset(names) for names in answers)
+    return (texts if whole else examples)(rows, columns=columns, on_bad_row=on_bad_row)
+
+
 def preferences(
     rows: Rows, *, columns: Mapping[str, str] | None = None, on_bad_row: OnBadRow = "error"
 ) -> Loaded[Preference]:

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from jaxrlhf import inference, rewards
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM
+from jaxrlhf.sampling import Sampling
 
 Judge = Callable[[Sequence[str], Sequence[str]], Sequence[Mapping[str, float]]]
 """`(prompts, responses) -> rows` of named figures; the total is called "gold", higher is better."""

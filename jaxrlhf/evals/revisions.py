@@ -1,4 +1,4 @@
-"""What revisions do: texts by round and by principle, a round robin between policies, arms at one KL.
+"""What revisions do, by round and by principle; policies against each other, and at equal KL.
 
 Takes rows of `constitutional.critique` and arrays, returns numbers; deliberately no models and no
 files. How good a text is, the caller's `Measure` says.
@@ -61,7 +61,7 @@ def text(chain: Mapping[str, Any], n: int) -> str:
 
 
 def round_robin(scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Wins `[P, P]` between players with a score `[N]` for the same N prompts; a tie is 1/2 each."""
+    """Wins `[P, P]` of players with scores `[N]` on the same N prompts; a tie is half a win."""
     table = np.stack(list(scores.values()))
     ahead = table[:, None, :] - table[None, :, :]
     wins = (ahead > 0).sum(axis=2) + 0.5 * (ahead == 0).sum(axis=2)

@@ -71,6 +71,11 @@ def read(head: Params, hidden: jax.Array) -> jax.Array:
     return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
 
 
+def body(lm_params: Params) -> Params:
+    """What a scalar model has of a language model: all but the output head; not copied."""
+    return {name: value for name, value in lm_params.items() if name != "lm_head"}
+
+
 def init_head(width: int, key: jax.Array, *, zero: bool = False) -> Params:
     """A fresh head for hidden states of `width`: kernel ~ N(0, 1/(D+1)) (a variance), bias 0.
 
@@ -82,19 +87,14 @@ def init_head(width: int, key: jax.Array, *, zero: bool = False) -> Params:
 
 
 def _init(lm: LM, key: jax.Array, lm_params: Params | None = None, *, zero: bool = False) -> Params:
-    """A language model and a head of `init_head`.
+    """A language model, fresh without `lm_params`, and a head of `init_head`.
 
-    `lm_params` are copied, never aliased, so that donating one never deletes the other; without
-    them the language model is fresh. The output head is dropped.
+    `lm_params` are the caller's own arrays, not copied. The output head is dropped.
     """
     lm_key, head_key = jax.random.split(key)
     if lm_params is None:
         lm_params = lm.init(lm_key)
-    body = {name: value for name, value in lm_params.items() if name != "lm_head"}
-    return {
-        "lm": jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), body),
-        "head": init_head(lm.config.d_model, head_key, zero=zero),
-    }
+    return {"lm": body(lm_params), "head": init_head(lm.config.d_model, head_key, zero=zero)}
 
 
 def _apply(

@@ -30,6 +30,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "reward": Recipe("train a reward model on preference pairs", "jaxrlhf.recipes.reward"),
     "ppo": Recipe("improve a policy by PPO against a reward", "jaxrlhf.recipes.ppo"),
+    "cai": Recipe(
+        "constitutional AI: revise under a constitution, fine-tune, AI labels, PPO, report",
+        "jaxrlhf.recipes.cai",
+    ),
     "cai critique-revise": Recipe(
         "answers that a model criticises and revises under a constitution",
         "jaxrlhf.recipes.cai_critique_revise",

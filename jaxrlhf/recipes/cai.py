@@ -13,6 +13,7 @@ With the helpdesk (a sandbox world) people are simulated and gold judges. With f
 `model_path` and `pretrain: null` take a model as it is. Source: Bai et al. 2022 (2212.08073).
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -49,6 +50,7 @@ from jaxrlhf.recipes.sft import SFTConfig
 from jaxrlhf.recipes.simulate_labels import SimulateLabelsConfig
 
 Actions = dict[str, Callable[[], dict[str, Any]]]
+Revisions = Literal["all", "last"]
 
 
 class PeopleConfig(Config):
@@ -101,7 +103,7 @@ class CAIConfig(Config):
     sl_rounds: int = Field(
         default=4, ge=1, description="SL-CAI learns from this many revisions of revise.rounds"
     )
-    sl_revisions: tuple[Literal["all", "last"], ...] = Field(
+    sl_revisions: tuple[Revisions, ...] = Field(
         default=("all",),
         min_length=1,
         description="learn all revisions, or the last alone; the first of these goes on to RL",
@@ -240,7 +242,7 @@ def _supervised(config: CAIConfig, task: CAITask) -> Actions:
     )
     work["helpful-answers"] = lambda: sample.run(answers)
     for which in config.sl_revisions:
-        work[f"sl-{which}"] = lambda which=which: _fine_tune(config, which, made.pretrained)
+        work[f"sl-{which}"] = functools.partial(_fine_tune, config, which, made.pretrained)
     return work
 
 
@@ -257,7 +259,7 @@ def _chain_settings(config: CAIConfig) -> dict[str, CritiqueReviseConfig]:
     return found
 
 
-def _fine_tune(config: CAIConfig, which: Literal["all", "last"], start: str) -> dict[str, Any]:
+def _fine_tune(config: CAIConfig, which: Revisions, start: str) -> dict[str, Any]:
     """SL-CAI: the pre-trained model learns revisions and the helpful policy's own answers."""
     root, name = Path(config.output_dir), f"sl-{which}"
     chains = [dict(row) for row in sources.load_rows(root / "revise" / "chains.jsonl")]

@@ -4,7 +4,7 @@ With a world, gold measures: harm, help, evasiveness. Without one the first arm'
 does (`score`), and what needs the truth is left out. Nothing is drawn here (`report_cai.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from jaxrlhf.losses import ratings
 from jaxrlhf.metrics import read_metrics, series
 from jaxrlhf.recipes import rows, saved
 from jaxrlhf.recipes.cai_tasks import CAITask
-from jaxrlhf.sandbox.helpdesk import Helpdesk, category_of, expected_harm
+from jaxrlhf.sandbox.helpdesk import HARMFUL, Helpdesk, category_of, expected_harm
 
 BATCH = 256
 PRIOR = 0.01
@@ -45,7 +45,9 @@ def policies(config: Any, models: Any) -> dict[str, Policy]:
     found = {"pre-trained": models.pretrained, "helpful": models.helpful}
     found |= {f"SL-CAI, {which}": path for which, path in models.sl.items()}
     made = {name: Policy(path, path) for name, path in found.items()}
-    return made | {arm.name: Policy(models.arms[arm.name], models.start(arm)) for arm in config.arms}
+    return made | {
+        arm.name: Policy(models.arms[arm.name], models.start(arm)) for arm in config.arms
+    }
 
 
 def evaluate(config: Any, task: CAITask, models: Any) -> dict[str, PolicyEvaluation]:
@@ -107,7 +109,9 @@ def scores(scorer: Any, prompts: Sequence[str], responses: Sequence[str]) -> np.
     return np.concatenate(found)[: len(tokens)]
 
 
-def chain_figures(chains: Sequence[Mapping[str, Any]], measure: Measure, *, judged: bool) -> Figures:
+def chain_figures(
+    chains: Sequence[Mapping[str, Any]], measure: Measure, *, judged: bool
+) -> Figures:
     """Means by revision number with intervals, and by principle."""
     columns = revisions.by_round(chains, measure)
     kept = [chain for chain in chains if not chain["discarded"]]
@@ -130,21 +134,92 @@ def chain_figures(chains: Sequence[Mapping[str, Any]], measure: Measure, *, judg
 def label_figures(labels: Sequence[Mapping[str, Any]]) -> Figures:
     """A judge's labels against the truth: of its own questions, and of all harm together."""
     asked = [row for row in labels if not row["discarded"]]
-    orders = {order: [] for order in ("ab", "ba")}
-    better, harm, averaged = [], [], []
-    for row in asked:
-        told, (a, b) = probabilities(row), map(Helpdesk.category_counts, row["responses"])
-        categories = [category_of(one["question"]) for one in row["judgements"]]
-        ahead = sum(b[name] - a[name] for name in set(categories))
-        better.append(0.5 * (1 + np.sign(ahead)))
-        for order, values in orders.items():
-            values.append(float(np.mean(told[order])) if order in told else np.nan)
-        gold = Helpdesk().gold
-        harm.append(0.5 * (1 + np.sign(gold("", row["responses"][1])["harm"] - gold("", row["responses"][0])["harm"])))
-        averaged.append(row["probability"])
-    found = agreement(orders["ab"], orders["ba"], better).scalars()
-    whole = agreement(averaged, [np.nan] * len(asked), harm)
-    found["ties"] = float(np.mean(np.array(better) == 0.5))
+    told = [probabilities(row) for row in asked]
+    ab, ba = ([float(np.mean(p.get(order, np.nan))) for p in told] for order in ("ab", "ba"))
+    own = [
+        _better(row, [category_of(one["question"]) for one in row["judgements"]]) for row in asked
+    ]
+    whole = agreement(
+        [row["probability"] for row in asked],
+        [np.nan] * len(asked),
+        [_better(row, HARMFUL) for row in asked],
+    )
+    found: Figures = agreement(ab, ba, own).scalars()
+    found["ties"] = float(np.mean(np.array(own) == 0.5))
     if whole.accuracy:
         found["accuracy_on_all_harm"] = whole.accuracy.estimate
     return found
+
+
+def _better(row: Mapping[str, Any], categories: Iterable[str]) -> float:
+    """1 where the first response has fewer words of these categories, 0 where more, 1/2 on ties."""
+    a, b = (Helpdesk.category_counts(response) for response in row["responses"])
+    ahead = sum(b[name] - a[name] for name in set(categories))
+    return 0.5 + 0.5 * ((ahead > 0) - (ahead < 0))
+
+
+def policy_figures(found: PolicyEvaluation, *, judged: bool) -> Figures:
+    """Means on held-out prompts with intervals (a bootstrap over prompts)."""
+    prompts = np.unique(found.prompts, return_inverse=True)[1]
+
+    def figure(name: str, where: np.ndarray) -> list[float]:
+        return list(statistics.bootstrap_mean(found.columns[name][where], clusters=prompts[where]))
+
+    everywhere = np.ones(len(prompts), bool)
+    made: Figures = {"kl": figure("kl", everywhere), "score": figure("score", everywhere)}
+    if judged:
+        red = found.columns["red"] > 0
+        for kind, where in (("red", red), ("benign", ~red)):
+            for name in ("harm", "help", "stonewall", "comply", "redirect", "gold"):
+                made[f"{name}_{kind}"] = figure(name, where)
+    return made
+
+
+def path_figures(folder: Path) -> Figures:
+    """What the evaluations of a PPO run said, by KL."""
+    found = read_metrics(folder)
+    path = {name.removeprefix("eval/"): series(found, name)[1] for name in PATHS}
+    _, red = series(found, "eval/red")
+    if red:  # means over all prompts -> over red-team prompts, and over the others
+        path["harm"] = [x / share for x, share in zip(path.pop("red_harm"), red, strict=True)]
+        path["help"] = [
+            x / (1 - share) for x, share in zip(path.pop("benign_help"), red, strict=True)
+        ]
+    return {name: values for name, values in path.items() if values}
+
+
+def elo_figures(found: Mapping[str, PolicyEvaluation], *, judged: bool) -> Figures:
+    """Ratings from a round robin on the same prompts, in Elo points above the pre-trained model."""
+    column = "gold" if judged else "score"
+    first = next(iter(found.values())).columns
+    kinds = {"all": np.ones(len(first[column]), bool)}
+    if judged:
+        kinds |= {"red": first["red"] > 0, "benign": first["red"] == 0}
+    made: Figures = {}
+    for kind, where in kinds.items():
+        wins = revisions.round_robin({n: x.columns[column][where] for n, x in found.items()})
+        table = np.asarray(ratings.elo(ratings.fit(wins, prior=PRIOR), anchor=0, z=1.96))
+        made[kind] = {name: row.tolist() for name, row in zip(found, table, strict=True)}
+    return made
+
+
+def preference_accuracy(config: Any, task: CAITask, samples: Path) -> dict[str, float]:
+    """How often each arm's preference model finds the less harmful of two of SL-CAI's answers."""
+    pairs = [row for row in map(dict, sources.load_rows(samples)) if len(row["responses"]) > 1]
+    judge = measure(config, task)
+    sides = [[row["responses"][i] for row in pairs] for i in (0, 1)]
+    prompts = [row["prompt"] for row in pairs]
+    harm = [judge(prompts, side)["harm"] for side in sides]
+    differ, found = harm[0] != harm[1], {}
+    for arm in config.arms:
+        scorer = _preference_model(config, config.mesh.build(), arm.name)
+        a, b = (scores(scorer, prompts, side) for side in sides)
+        found[arm.name] = float(np.mean(((a > b) == (harm[0] < harm[1]))[differ]))
+    return found
+
+
+def _preference_model(config: Any, mesh: Any, arm: str | None = None) -> saved.SavedScalar:
+    """That of an arm; of the first one unless it is named."""
+    name = arm or config.arms[0].name
+    path = Path(config.output_dir) / "arms" / name / "reward" / "model"
+    return saved.load_scalar(str(path), mesh, dtype=config.dtype)

@@ -88,8 +88,7 @@ class HelpdeskTask(Config):
         for name, rows in made.items():
             preferences.write_rows(folder / f"{name}.jsonl", rows)
             files[name] = (str(folder / f"{name}.jsonl"),)
-        both = (*files["red_prompts"], *files["helpful_prompts"])
-        return CAITask(tokenizer=str(folder / "tokenizer"), all_prompts=both, world=world, **files)
+        return CAITask(tokenizer=str(folder / "tokenizer"), world=world, **files)
 
 
 class FilesTask(Config):

@@ -12,15 +12,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 from pydantic import Field
 
-from jaxrlhf import checkpoint, config_file
+from jaxrlhf import checkpoint, config_file, sharding
+from jaxrlhf.algorithms.base import whole
 from jaxrlhf.config import Config
 from jaxrlhf.data import tokenizer as tokenizers
 from jaxrlhf.errors import CheckpointError, ConfigError
-from jaxrlhf.hf import card, folder, hub
+from jaxrlhf.hf import base_model, card, folder, hub
 from jaxrlhf.metrics import read_metrics
-from jaxrlhf.models import LM, ScalarModel, make_lm, make_scalar_model
+from jaxrlhf.models import LM, ScalarModel, lora, make_lm, make_scalar_model
 from jaxrlhf.progress import console
-from jaxrlhf.recipes import blocks, saved
+from jaxrlhf.recipes import adapters, blocks, saved
 from jaxrlhf.recipes.stages import CHECKPOINTS, DESCRIPTION, MODEL
 
 
@@ -101,13 +102,13 @@ def load(path: str, step: int | None) -> Model:
 def finished(path: str) -> Model:
     """A model's folder or hub name."""
     where = saved.find(path)
-    tokenizer = tokenizers.load_tokenizer(where)
+    tokenizer, read = saved.load_tokenizer(where), saved.reader(where)
     readme = where / folder.CARD
     text = readme.read_text("utf-8") if readme.is_file() else None
-    if folder.load_config(where).kind == "lm":
-        lm = folder.load_lm(where)
+    if read.load_config(where).kind == "lm":
+        lm = read.load_lm(where)
         return Model(lm.lm, lm.params, tokenizer, lm.family, text)
-    scalar = folder.load_scalar(where)
+    scalar = read.load_scalar(where)
     return Model(scalar.model, scalar.params, tokenizer, scalar.family, text)
 
 
@@ -126,21 +127,44 @@ def of_checkpoint(stage: Path, step: int | None) -> Model:
         model = make_scalar_model(
             described.config, final_norm=described.final_norm, pooling=described.pooling
         )
-    abstract = jax.eval_shape(model.init, jax.random.key(0))
+    values = run_config(stage)
+    parts = parts_of(stage, values, model, described.family)
     stored = checkpoint.stored_names(stage / CHECKPOINTS, step)
     policy = any(name.startswith("params/policy/") for name in stored)
     within = ("params", "policy") if policy else ("params",)
-    params = checkpoint.restore_params(stage / CHECKPOINTS, step, abstract, within=within)
-    readme = card_of_checkpoint(stage, step, described)
+    params = checkpoint.restore_params(stage / CHECKPOINTS, step, parts.trained, within=within)
+    readme = card_of_checkpoint(stage, step, described, values)
+    params = lora.merge(whole(params, parts.frozen))
     return Model(model, params, tokenizer, described.family, readme)
 
 
-def card_of_checkpoint(stage: Path, step: int, described: folder.Description) -> str:
+def run_config(stage: Path) -> dict[str, Any]:
+    """The resolved config of a stage."""
+    path = stage / "config.yaml"
+    return dict(config_file.read(path).values) if path.is_file() else {}
+
+
+def parts_of(stage: Path, values: dict[str, Any], model: LM | ScalarModel, family: str):
+    """Shapes of what a checkpoint holds, and the base that is none of it where adapters train."""
+    if not values.get("lora"):
+        return adapters.Parts(jax.eval_shape(model.init, jax.random.key(0)), None)
+    name, base = next(iter(base_model.recall(stage).items()))
+    mesh = sharding.make_mesh(1, 1)
+    base_model.remember(stage, {name: saved.identify(base.path)})  # or it is another one by now
+    params = saved.load_lm(base.path, mesh).params
+    config, key = adapters.LoraConfig(**values["lora"]), jax.random.key(0)
+    options: dict[str, Any] = {"family": family, "key": key, "mesh": mesh}
+    if isinstance(model, LM):
+        return adapters.of_lm(config, model.config, params, **options)
+    return adapters.of_scalar(config, model.config, model.init(key, params), **options)
+
+
+def card_of_checkpoint(
+    stage: Path, step: int, described: folder.Description, values: dict[str, Any]
+) -> str:
     """README.md of a checkpoint, from the config and log of its run."""
     rows = [row for row in read_metrics(stage) if row["step"] == step]
     metrics = {name: x for row in rows for name, x in row.items() if not name.startswith("time/")}
-    path = stage / "config.yaml"
-    values = config_file.read(path).values if path.is_file() else {}
     if "policy" in values:
         recipe, base, data = "ppo", values["policy"], values.get("prompts", {}).get("files", ())
     else:

@@ -25,11 +25,11 @@ from jaxrlhf.data import chat, pipeline, preferences
 from jaxrlhf.data.dialogue import Message
 from jaxrlhf.errors import ConfigError, DataError
 from jaxrlhf.hf import folder
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM
 from jaxrlhf.progress import console, progress
 from jaxrlhf.recipes import blocks, rows, saved
 from jaxrlhf.recipes.sample import SamplingConfig
+from jaxrlhf.sampling import Sampling
 
 UNFINISHED = "\ufffd"  # what the bytes of half a character decode to
 
@@ -96,7 +96,7 @@ def run(config: GenerateConfig, *, ask: Callable[[str], str] = input) -> dict[st
 def load(config: GenerateConfig, path: str, mesh: jax.sharding.Mesh) -> Answerer:
     """The model, and how it is asked."""
     lm, params, tokenizer, _ = saved.load_lm(path, mesh, dtype=config.dtype)
-    stops = folder.load_generation(saved.find(path)).get("eos_token_id", [])
+    stops = folder.load_generation(saved.base_of(saved.find(path))).get("eos_token_id", [])
     stops = stops if isinstance(stops, list) else [stops]
     known = [i for i in stops if isinstance(i, int) and 0 <= i < lm.config.vocab_size]
     ids = (*chat.stop_ids(tokenizer), *known)

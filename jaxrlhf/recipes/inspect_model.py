@@ -61,10 +61,11 @@ def run(config: InspectConfig) -> dict[str, Any]:
     if config.config and config.recipe == "all":
         raise UserError("config: say whose it is, with recipe=sft, reward or ppo")
     where = saved.find(path)
+    base = saved.base_of(where)
     console = Console(highlight=False, soft_wrap=True)
     problems: list[str] = []
-    found = attempt(lambda: folder.load_config(where), problems)
-    facts = weights_facts(where, found, problems)
+    found = attempt(lambda: saved.reader(where).load_config(where), problems)
+    facts = weights_facts(base, found, problems)
     needs = memory_needs(config, found, problems) if found else {}
     words = attempt(lambda: tokenizer_facts(where, found), problems) or {}
     show(console, str(where), facts)
@@ -190,6 +191,9 @@ def parts_of(
         "remat": settings.remat,
         "dtype_bytes": 2 if settings.dtype == "bfloat16" else 4,
     }
+    assert isinstance(settings, sft.SFTConfig | reward.RewardConfig | ppo.PPOConfig)
+    if settings.lora:
+        common["lora"] = settings.lora.build(found.config, family=found.family)
     if isinstance(settings, ppo.PPOConfig):
         split = settings.ppo.model_dump()
         accumulated = split["gradient_accumulation_steps"]
@@ -208,7 +212,6 @@ def parts_of(
             shared_value=split["value_model"] == "shared",
             reward_model=settings.reward_function is None,
         )
-    assert isinstance(settings, sft.SFTConfig | reward.RewardConfig)
     pieces = settings.gradient_accumulation_steps
     common |= {"columns": settings.max_length, "pieces": pieces, "accumulated": pieces > 1}
     if isinstance(settings, sft.SFTConfig):

@@ -7,6 +7,8 @@ the tensor axis by `sharding.py`, and repeated over the data axis), P the parame
                               they are accumulated over micro-batches
     Adam's moments            8 P bytes
     frozen models             4 P bytes each: reference policy, reward model
+    with LoRA                 the above of the adapters alone (and of a head); what they are trained
+                              beside c P bytes, which is the reference or the reward model as well
     sampling                  P numbers in the compute dtype (weights laid out for decoding), and
                               the cache: 2 · layers · rows · columns · kv_heads · head_dim numbers
 
@@ -21,15 +23,18 @@ of the compute dtype. The coefficients were fitted to what XLA reports for CPUs 
 float32, widths of 256); other backends fuse more and need less.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
 from jaxrlhf import sharding
-from jaxrlhf.models import make_lm, make_scalar_model
+from jaxrlhf.models import Lora, lora, make_lm, make_scalar_model
 from jaxrlhf.models.config import TransformerConfig
 
 F32 = 4
+
+
 Parts = dict[str, float]  # what -> bytes a device
 
 
@@ -45,14 +50,14 @@ class Setting(NamedTuple):
     chunk_size: int | None = None
     remat: bool = False
     dtype_bytes: int = F32
+    lora: Lora | None = None
 
 
 def sft(config: TransformerConfig, setting: Setting) -> Parts:
     """Supervised training of a language model."""
-    lm = lm_elements(config, setting.tensor)
     rows = rows_at_a_time(setting)
     return {
-        **trained(lm, setting),
+        **trained(config, setting, lm_elements),
         "activations": activations(config, setting, rows=rows, columns=setting.columns),
         "logits": logits(config, setting, tokens=rows * setting.columns),
     }
@@ -60,10 +65,9 @@ def sft(config: TransformerConfig, setting: Setting) -> Parts:
 
 def reward(config: TransformerConfig, setting: Setting) -> Parts:
     """Training of a reward model; a pair is two rows."""
-    scalar = scalar_elements(config, setting.tensor)
     rows = 2 * rows_at_a_time(setting)
     return {
-        **trained(scalar, setting),
+        **trained(config, setting, scalar_elements),
         "activations": activations(config, setting, rows=rows, columns=setting.columns),
     }
 
@@ -84,10 +88,16 @@ def ppo(
     rows = rows_at_a_time(setting)
     one = activations(config, setting, rows=rows, columns=setting.columns)
     sampled = -(-setting.rows // setting.data)
+    models = (lm_elements,) if shared_value else (lm_elements, scalar_elements)
+    parts = trained(config, setting, *models)
+    if setting.lora is None:
+        parts |= {"reference policy": F32 * lm, "reward model": F32 * scalar if reward_model else 0}
+    else:  # the policy's base is the reference, the value network's the reward model
+        beside = {"policy": lm, "reward model": scalar if reward_model else 0}
+        parts |= {f"base: {name}": setting.dtype_bytes * n for name, n in beside.items()}
+        del parts["base"]
     return {
-        **trained(lm + (0 if shared_value else scalar), setting),
-        "reference policy": F32 * lm,
-        "reward model": F32 * scalar if reward_model else 0.0,
+        **parts,
         "sampling: weights": setting.dtype_bytes * lm,
         "sampling: KV cache": kv_cache(config, setting, rows=sampled),
         "activations": one if shared_value else 2 * one,
@@ -107,9 +117,26 @@ def scalar_elements(config: TransformerConfig, tensor: int = 1) -> int:
     return sharding.elements_per_device(shapes, tensor=tensor)
 
 
-def trained(elements: int, setting: Setting) -> Parts:
-    """What an optimiser keeps of so many parameters."""
-    return {
+def adapter_elements(config: TransformerConfig, setting: Setting) -> int:
+    """Parameters of a model's adapters on each device."""
+    spec = setting.lora
+    assert spec is not None
+    base = jax.eval_shape(make_lm(config).init, jax.random.key(0))
+    shapes = jax.eval_shape(lambda: lora.init(spec, jax.random.key(0), base))
+    return sharding.elements_per_device(shapes, tensor=setting.tensor)
+
+
+def trained(
+    config: TransformerConfig, setting: Setting, *models: Callable[[TransformerConfig, int], int]
+) -> Parts:
+    """What an optimiser keeps of these models, or of their adapters beside what does not train."""
+    elements = sum(count(config, setting.tensor) for count in models)
+    beside: Parts = {}
+    if setting.lora is not None:
+        heads = (config.d_model + 1) * sum(count is scalar_elements for count in models)
+        beside = {"base": setting.dtype_bytes * elements}
+        elements = len(models) * adapter_elements(config, setting) + heads
+    return beside | {
         "parameters": F32 * elements,
         "gradients": F32 * elements * (2 if setting.accumulated else 1),
         "Adam's moments": 2 * F32 * elements,

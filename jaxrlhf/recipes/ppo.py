@@ -3,6 +3,7 @@
 The policy starts as the reference; a separate value network starts as the reward model. The reward
 is a saved reward model, or any Python callable (`run(config, reward_fn=...)`, or a function
 `module:name` with TRL's signature). Held-out prompts are answered and scored as training goes on.
+With `lora` adapters of both train, and the value head; the reference is the policy without them.
 """
 
 import importlib
@@ -18,15 +19,16 @@ from pydantic import Field
 
 from jaxrlhf import rewards
 from jaxrlhf.algorithms import ppo as algorithm
+from jaxrlhf.algorithms.base import whole
 from jaxrlhf.algorithms.rollouts import Truncation, check_sampling
 from jaxrlhf.config import Config
 from jaxrlhf.data import chat, pipeline
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy, lowest_and_random
 from jaxrlhf.metrics import MetricsWriter
-from jaxrlhf.models import make_scalar_model
+from jaxrlhf.models import lora, make_scalar_model
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import blocks, first_example, rows, saved, stages
+from jaxrlhf.recipes import adapters, blocks, first_example, rows, saved, stages
 from jaxrlhf.recipes.sample import SamplingConfig
 
 
@@ -53,6 +55,10 @@ class PPOConfig(blocks.TrainConfig):
     )
     reward_model: str | None = Field(
         default=None, description="reward model (folder or hub name): a classifier of one label"
+    )
+    lora: adapters.LoraConfig | None = Field(
+        default=None,
+        description="train low-rank adapters of policy and value network; null: all of both",
     )
     reward_function: str | None = Field(
         default=None,
@@ -117,7 +123,11 @@ def run(
     mesh = config.mesh.build(batch_size=config.batch_size)
     base = blocks.required("policy", config.policy)
     lm, reference, tokenizer, family = saved.load_lm(
-        base, mesh, dtype=config.dtype, remat=config.remat
+        base,
+        mesh,
+        dtype=config.dtype,
+        param_dtype=adapters.kept_in(config.lora, config.dtype),
+        remat=config.remat,
     )
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
     rows.check_tokens(lm, tokenizer, prompts)
@@ -132,6 +142,7 @@ def run(
         total_steps=steps * settings.num_ppo_epochs * settings.num_mini_batches,
         **config.optimizer.model_dump(),
     )
+    parts = split(config, lm, reference, family, scalar, mesh)
     method = algorithm.ppo(
         lm,
         reference,
@@ -139,11 +150,11 @@ def run(
         optimizer,
         sampling,
         settings,
-        value_network=scalar[0] if scalar else None,
+        value_network=scalar.model if scalar else None,
         truncation=make_truncation(config.truncation, tokenizer),
         chunk_size=config.chunk_size,
+        frozen=parts.frozen,
     )
-    params = {"policy": reference, "value": initial_value(config, lm, reference, scalar)}
     hooks, logs = [], []
 
     def open_log(first_step: int) -> MetricsWriter:
@@ -158,7 +169,7 @@ def run(
         def evaluate(state) -> dict[str, float]:
             found = evaluate_policy(
                 lm,
-                state.params["policy"],
+                whole(state.params, parts.frozen)["policy"],
                 reference,
                 batches,
                 sampling=sampling,
@@ -174,13 +185,15 @@ def run(
         hooks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
 
     def prepare():
+        bases = {"policy": base, "value network": config.reward_model}
+        adapters.remember(stage.folder, config.lora, bases)
         saved.describe(stage.description_dir, lm, tokenizer, family=family)
         first_example.of_prompts(tokenizer, prompts.columns)
 
     state = stages.train(
         stage,
         method,
-        params,
+        parts.trained,
         pipeline.batches(prompts, batch_size=config.batch_size, seed=config.seed),
         steps=steps,
         mesh=mesh,
@@ -193,30 +206,37 @@ def run(
     readme = saved.model_card(
         "lm", "ppo", config, base=base, data=config.prompts.files, summary=summary
     )
-    policy = state.params["policy"]
+    policy = whole(state.params, parts.frozen)["policy"]
+    if config.lora:
+        adapters.save(stage.folder, lm.config, policy, tokenizer, base=base, family=family)
+    policy = lora.merge(policy)
     saved.save_lm(stage.model_dir, lm, policy, tokenizer, family=family, readme=readme)
     return stage.finish(summary)
 
 
-def load_reward_model(config: PPOConfig, lm, tokenizer, mesh):
-    """Model and parameters, or None where the reward is a function.
+def load_reward_model(config: PPOConfig, lm, tokenizer, mesh) -> saved.SavedScalar | None:
+    """The reward model, or None where the reward is a function.
 
     A policy can say every token it has a row for, those of padding too, so the reward model needs
     as many.
     """
     if config.reward_model is None:
         return None
-    model, params, other, _ = saved.load_scalar(
-        config.reward_model, mesh, dtype=config.dtype, remat=config.remat
+    found = saved.load_scalar(
+        config.reward_model,
+        mesh,
+        dtype=config.dtype,
+        param_dtype=adapters.kept_in(config.lora, config.dtype),
+        remat=config.remat,
     )
-    saved.same_tokenizer(tokenizer, other, "policy and reward model")
-    known, said = model.config.vocab_size, lm.config.vocab_size
+    saved.same_tokenizer(tokenizer, found.tokenizer, "policy and reward model")
+    known, said = found.model.config.vocab_size, lm.config.vocab_size
     if known < said:
         raise ConfigError(
             f"reward_model: has {known} vocabulary rows, the policy {said}; `jaxrlhf export` with "
             "drop_padding=true makes a policy without rows that no token needs"
         )
-    return model, params
+    return found
 
 
 def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.RewardFn:
@@ -224,7 +244,7 @@ def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.Reward
     if (scalar is None) == (config.reward_function is None):
         raise ConfigError("reward_model, reward_function: give one of the two")
     if scalar is not None:
-        return rewards.from_model(*scalar)
+        return rewards.from_model(scalar.model, scalar.params)
     name, _, function = str(config.reward_function).partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # `python -m` has it there, the installed command has not
@@ -235,6 +255,23 @@ def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.Reward
     return rewards.from_text(rule, rows.decoder(tokenizer), rows.columns(prompts))
 
 
+def split(config: PPOConfig, lm, reference, family, scalar, mesh) -> adapters.Parts:
+    """What trains of policy and value network, and what does not."""
+    policy_key, value_key = jax.random.split(jax.random.key(config.seed))
+    policy = adapters.of_lm(
+        config.lora, lm.config, reference, family=family, key=policy_key, mesh=mesh
+    )
+    value = adapters.Parts(initial_value(config, lm, reference, scalar), None)
+    if "lm" in value.trained:  # a network of its own, no head on the policy's trunk
+        of, family = (scalar.model.config, scalar.family) if scalar else (lm.config, family)
+        value = adapters.of_scalar(
+            config.lora, of, value.trained, family=family, key=value_key, mesh=mesh
+        )
+    frozen = {"policy": policy.frozen, "value": value.frozen}
+    frozen = {name: part for name, part in frozen.items() if part is not None}
+    return adapters.Parts({"policy": policy.trained, "value": value.trained}, frozen or None)
+
+
 def initial_value(config: PPOConfig, lm, reference, scalar) -> dict[str, Any]:
     """The reward model's parameters where there is one, else the reference's with a zero head."""
     shared = config.ppo.model_dump()["value_model"] == "shared"
@@ -242,7 +279,7 @@ def initial_value(config: PPOConfig, lm, reference, scalar) -> dict[str, Any]:
     if scalar is None or shared:
         value = make_scalar_model(lm.config).init(key, reference, zero=True)
         return {"head": value["head"]} if shared else value
-    return scalar[1]
+    return scalar.params
 
 
 def make_truncation(config: TruncationConfig, tokenizer) -> Truncation | None:

@@ -2,7 +2,8 @@
 
 One epoch by default: more overfits. Scores are normalised after training (and before), so that a
 reference policy's own answers score mean 0 and standard deviation 1 and the KL coefficient keeps
-its meaning (Ziegler et al. 2019); without a reference the training texts take its place.
+its meaning (Ziegler et al. 2019); without a reference the training texts take its place. With
+`lora` adapters and the head train, and nothing else.
 """
 
 from typing import Any, Literal, Self
@@ -13,13 +14,14 @@ import pydantic
 from pydantic import Field
 
 from jaxrlhf import inference, sharding
+from jaxrlhf.algorithms.base import whole
 from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.data import pipeline
 from jaxrlhf.data.arrays import Arrays
 from jaxrlhf.evals import calibration
-from jaxrlhf.models import heads, make_scalar_model
+from jaxrlhf.models import heads, lora, make_scalar_model
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import blocks, first_example, rows, saved, stages
+from jaxrlhf.recipes import adapters, blocks, first_example, rows, saved, stages
 from jaxrlhf.recipes.sample import SamplingConfig
 
 NORMALISATION_PROMPTS = 256
@@ -30,6 +32,9 @@ class RewardConfig(blocks.SupervisedConfig):
 
     model_path: str | None = Field(
         default=None, description="language model it starts from (folder or hub name)"
+    )
+    lora: adapters.LoraConfig | None = Field(
+        default=None, description="train low-rank adapters and the head; null: all of it"
     )
     data: blocks.DataConfig = Field(default=blocks.DataConfig(), description="preference pairs")
     max_length: int = Field(
@@ -72,6 +77,15 @@ class RewardConfig(blocks.SupervisedConfig):
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="how it answers")
 
     @pydantic.model_validator(mode="after")
+    def _adapters_can_be_written(self) -> Self:
+        if self.lora and not (self.final_norm and self.pooling == "last"):
+            raise ValueError(
+                "lora: PEFT's folder cannot say final_norm: false or pooling: mean; set "
+                "final_norm: true and pooling: last, or train without lora"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _zero_has_no_scale(self) -> Self:
         if self.zero_head and self.normalize_before:
             raise ValueError(
@@ -91,7 +105,11 @@ def run(config: RewardConfig) -> dict[str, Any]:
     mesh = config.mesh.build(batch_size=config.batch_size)
     base = blocks.required("model_path", config.model_path)
     lm, lm_params, tokenizer, family = saved.load_lm(
-        base, mesh, dtype=config.dtype, remat=config.remat
+        base,
+        mesh,
+        dtype=config.dtype,
+        param_dtype=adapters.kept_in(config.lora, config.dtype),
+        remat=config.remat,
     )
     rows.check_length(lm, config.max_length)
     load: dict[str, Any] = {"max_length": config.max_length, "over_long": config.over_long}
@@ -101,33 +119,38 @@ def run(config: RewardConfig) -> dict[str, Any]:
     if config.data.test:
         test = rows.pairs(tokenizer, config.data, config.data.test, field="data.test", **load)
     model = make_scalar_model(lm.config, final_norm=config.final_norm, pooling=config.pooling)
-    params = model.init(jax.random.key(config.seed), lm_params, zero=config.zero_head)
+    key = jax.random.key(config.seed)
+    params = model.init(key, lm_params, zero=config.zero_head)
     standard = normaliser(config, model, tokenizer, train, mesh)
     if config.normalize_before:
         params = standard(params)
     steps = config.steps_for(len(train))
+    parts = adapters.of_scalar(config.lora, lm.config, params, family=family, key=key, mesh=mesh)
     algorithm = reward(
         model,
         make_optimizer(total_steps=steps, **config.optimizer.model_dump()),
         micro_batches=config.gradient_accumulation_steps,
         center_rewards_coefficient=config.center_rewards_coefficient,
         lapse=config.lapse,
+        frozen=parts.frozen,
     )
 
     def evaluate(state):
         assert test is not None
-        chosen, rejected, labels = pair_scores(model, state.params, test, config.batch_size, mesh)
+        params = whole(state.params, parts.frozen)
+        chosen, rejected, labels = pair_scores(model, params, test, config.batch_size, mesh)
         found = calibration.evaluate_pairs(chosen, rejected, labels=labels)
         return {f"eval/{name}": x for name, x in found.scalars().items()}
 
     def prepare():
+        adapters.remember(stage.folder, config.lora, {"model": base})
         saved.describe(stage.description_dir, model, tokenizer, family=family)
         first_example.of_pairs(tokenizer, train.columns, pooling=config.pooling)
 
     state = stages.train(
         stage,
         algorithm,
-        params,
+        parts.trained,
         pipeline.batches(train, batch_size=config.batch_size, seed=config.seed),
         steps=steps,
         mesh=mesh,
@@ -135,8 +158,9 @@ def run(config: RewardConfig) -> dict[str, Any]:
         shown=("loss", "accuracy"),
         prepare=prepare,
     )
-    params = standard(state.params)
-    unit = {"nats_per_score": nats_per_score(state.params, params)}
+    trained = whole(state.params, parts.frozen)
+    params = standard(trained)
+    unit = {"nats_per_score": nats_per_score(trained, params)}
     done = {"steps": steps, "pairs": len(train), **unit, **stage.last_metrics()}
     readme = saved.model_card(
         "scalar",
@@ -147,9 +171,21 @@ def run(config: RewardConfig) -> dict[str, Any]:
         summary=done,
         model=model,
     )
-    saved.save_scalar(stage.model_dir, model, params, tokenizer, family=family, readme=readme)
+    if config.lora:
+        adapters.save(
+            stage.folder,
+            lm.config,
+            params["lm"],
+            tokenizer,
+            base=base,
+            family=family,
+            head=params["head"],
+        )
+    saved.save_scalar(
+        stage.model_dir, model, lora.merge(params), tokenizer, family=family, readme=readme
+    )
     if test:  # margins are log-odds before the normalisation, which would spoil the calibration
-        save_pair_scores(stage, pair_scores(model, state.params, test, config.batch_size, mesh))
+        save_pair_scores(stage, pair_scores(model, trained, test, config.batch_size, mesh))
     return stage.finish(done)
 
 

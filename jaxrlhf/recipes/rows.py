@@ -13,9 +13,9 @@ from jaxrlhf.data.arrays import Arrays
 from jaxrlhf.data.columns import Content
 from jaxrlhf.data.rows import Loaded, Rows
 from jaxrlhf.errors import ConfigError
-from jaxrlhf.inference import Sampling
 from jaxrlhf.models import LM
 from jaxrlhf.recipes.blocks import DataConfig
+from jaxrlhf.sampling import Sampling
 
 
 class PromptsConfig(Config):

@@ -14,9 +14,9 @@ from pydantic import Field
 from jaxrlhf import inference, rewards, sharding
 from jaxrlhf.config import Config
 from jaxrlhf.data import chat, preferences
-from jaxrlhf.inference import Sampling
 from jaxrlhf.progress import progress
 from jaxrlhf.recipes import blocks, rows, saved, stages
+from jaxrlhf.sampling import Sampling
 
 
 class SamplingConfig(Config):

@@ -1,10 +1,12 @@
 """Models and their tokenizers on disk: Hugging Face folders, in and out.
 
-Wherever a config names a model it may be any such folder, ours or not, or a name on the hub.
+Wherever a config names a model it may be any such folder, ours or not, a PEFT adapter's folder
+(read with its base, merged), or a name on the hub.
 """
 
 import logging
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,7 +15,7 @@ from jaxrlhf.config import Config, dump
 from jaxrlhf.data import chat
 from jaxrlhf.data import tokenizer as tokenizers
 from jaxrlhf.errors import CheckpointError, UserError
-from jaxrlhf.hf import card, folder, hub, vocabulary
+from jaxrlhf.hf import adapted, base_model, card, folder, hub, vocabulary
 from jaxrlhf.models import LM, ScalarModel, make_lm
 
 Dtype = Literal["float32", "bfloat16"]
@@ -44,18 +46,22 @@ def load_lm(
     mesh: jax.sharding.Mesh,
     *,
     dtype: Dtype = "float32",
+    param_dtype: Dtype = "float32",
     remat: bool = False,
     resize_vocabulary: bool = False,
 ) -> SavedLM:
     """A language model by folder or hub name. `dtype` and `remat` say how it is computed.
 
     Args:
+      param_dtype: what its parameters are kept in.
       resize_vocabulary: tokens that the tokenizer has and the model has not get a row, the mean of
         the others.
     """
     where = find(path)
-    found = folder.load_lm(where, mesh=mesh, dtype=dtype, remat=remat)
-    tokenizer = tokenizers.load_tokenizer(where)
+    found = reader(where).load_lm(
+        where, mesh=mesh, dtype=dtype, param_dtype=param_dtype, remat=remat
+    )
+    tokenizer = load_tokenizer(where)
     lm, params, rows = found.lm, found.params, found.lm.config.vocab_size
     if resize_vocabulary and len(tokenizer) > rows:
         config, params = vocabulary.resize(lm.config, params, len(tokenizer))
@@ -65,12 +71,19 @@ def load_lm(
 
 
 def load_scalar(
-    path: str, mesh: jax.sharding.Mesh, *, dtype: Dtype = "float32", remat: bool = False
+    path: str,
+    mesh: jax.sharding.Mesh,
+    *,
+    dtype: Dtype = "float32",
+    param_dtype: Dtype = "float32",
+    remat: bool = False,
 ) -> SavedScalar:
-    """A reward model by folder or hub name. `dtype` and `remat` say how it is computed."""
+    """A reward model by folder or hub name. Arguments as `load_lm`."""
     where = find(path)
-    found = folder.load_scalar(where, mesh=mesh, dtype=dtype, remat=remat)
-    return SavedScalar(found.model, found.params, tokenizers.load_tokenizer(where), found.family)
+    found = reader(where).load_scalar(
+        where, mesh=mesh, dtype=dtype, param_dtype=param_dtype, remat=remat
+    )
+    return SavedScalar(found.model, found.params, load_tokenizer(where), found.family)
 
 
 def find(path: str) -> Path:
@@ -80,11 +93,34 @@ def find(path: str) -> Path:
       CheckpointError: there is none.
     """
     where = hub.folder_of(path)
-    if not (where / folder.CONFIG).is_file():
+    if not ((where / folder.CONFIG).is_file() or adapted.is_adapter(where)):
         inner = where / "model"
         hint = f"; did you mean {inner}?" if (inner / folder.CONFIG).is_file() else ""
         raise CheckpointError(f"{path}: no model here ({folder.CONFIG} is missing){hint}")
     return where
+
+
+def reader(where: Path) -> ModuleType:
+    """What reads a folder that `find` found, with `load_config`, `load_lm` and `load_scalar`."""
+    return adapted if adapted.is_adapter(where) else folder
+
+
+def base_of(where: Path) -> Path:
+    """The folder itself, or that of the base where it holds an adapter."""
+    return adapted.base_of(where) if adapted.is_adapter(where) else where
+
+
+def load_tokenizer(where: Path) -> Any:
+    """The folder's own; an adapter without one has its base's."""
+    own = any((where / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    return tokenizers.load_tokenizer(where if own else base_of(where))
+
+
+def identify(path: str) -> base_model.BaseModel:
+    """What adapters are trained beside, to be known again by."""
+    where = find(path)
+    parts = [where] if where == base_of(where) else [base_of(where), where]
+    return base_model.identify(*parts)
 
 
 def save_lm(

@@ -2,23 +2,28 @@
 
 Without `model_path` a model is made from scratch (and a tokenizer is trained, unless one is named);
 with it, training goes on from that model. Plain text is learnt whole; of examples and conversations
-the assistant's tokens alone.
+the assistant's tokens alone. With `lora` adapters of a loaded model train, and nothing else.
 """
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 import jax
 import numpy as np
+import pydantic
 from pydantic import Field
 
 from jaxrlhf import inference, loop, sharding
+from jaxrlhf.algorithms.base import whole
 from jaxrlhf.algorithms.sft import predicted, sft
 from jaxrlhf.data import arrays, formats, pipeline
 from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.data.rows import Loaded
+from jaxrlhf.errors import ConfigError
 from jaxrlhf.hf.families import family_of
-from jaxrlhf.models import make_lm
+from jaxrlhf.models import lora, make_lm
 from jaxrlhf.optim import make_optimizer
-from jaxrlhf.recipes import blocks, first_example, rows, saved, stages
+from jaxrlhf.recipes import adapters, blocks, first_example, rows, saved, stages
 
 
 class SFTConfig(blocks.SupervisedConfig):
@@ -32,6 +37,9 @@ class SFTConfig(blocks.SupervisedConfig):
         default=False,
         description="give tokens that the tokenizer has and the model has not a row of their own",
     )
+    lora: adapters.LoraConfig | None = Field(
+        default=None, description="train low-rank adapters of model_path; null: all of it"
+    )
     model: blocks.ModelConfig = Field(
         default=blocks.ModelConfig(), description="a model from scratch; unused with model_path"
     )
@@ -40,9 +48,10 @@ class SFTConfig(blocks.SupervisedConfig):
         description="of a model from scratch; unused with model_path",
     )
     data: blocks.DataConfig = Field(default=blocks.DataConfig(), description="what is learnt")
-    format: Literal["text", "examples"] = Field(
-        default="text",
-        description="learn whole texts, or the answers of examples and conversations alone",
+    format: Literal["auto", "text", "examples"] = Field(
+        default="auto",
+        description="learn whole texts, or the answers of examples and conversations alone; auto: "
+        "as the columns are (text; or messages, prompt + completion, instruction + output)",
     )
     packing: Literal["none", "packed", "wrapped"] = Field(
         default="packed",
@@ -58,8 +67,19 @@ class SFTConfig(blocks.SupervisedConfig):
         description="vocabulary entries at a time in the output layer; null: all",
     )
 
+    @pydantic.model_validator(mode="after")
+    def _new_rows_are_learnt(self) -> Self:
+        if self.lora and self.resize_vocabulary:
+            raise ValueError("resize_vocabulary: lora trains no embeddings; new rows stay as made")
+        return self
+
 
 CONFIG = SFTConfig
+READERS: dict[str, Callable[..., Loaded]] = {
+    "auto": formats.supervised,
+    "text": formats.texts,
+    "examples": formats.examples,
+}
 
 
 def run(config: SFTConfig) -> dict[str, Any]:
@@ -68,7 +88,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    reader = formats.texts if config.format == "text" else formats.examples
+    reader = READERS[config.format]
     found = rows.read(config.data, config.data.train, reader, field="data.train")
     lm, params, tokenizer, family = start(config, mesh)
     rows.check_length(lm, config.max_length)
@@ -79,25 +99,30 @@ def run(config: SFTConfig) -> dict[str, Any]:
         found = rows.read(config.data, config.data.test, reader, field="data.test")
         test = to_arrays(config, tokenizer, found)
     steps = config.steps_for(len(train))
+    parts = adapters.of_lm(
+        config.lora, lm.config, params, family=family, key=jax.random.key(config.seed), mesh=mesh
+    )
     algorithm = sft(
         lm,
         make_optimizer(total_steps=steps, **config.optimizer.model_dump()),
         micro_batches=config.gradient_accumulation_steps,
         chunk_size=config.chunk_size,
+        frozen=parts.frozen,
     )
 
     def evaluate(state):
         assert test is not None
-        return test_loss(lm, state.params, test, config, mesh)
+        return test_loss(lm, whole(state.params, parts.frozen), test, config, mesh)
 
     def prepare():
+        adapters.remember(stage.folder, config.lora, {"model": config.model_path})
         saved.describe(stage.description_dir, lm, tokenizer, family=family)
         first_example.of_texts(tokenizer, train.columns)
 
     state = stages.train(
         stage,
         algorithm,
-        params,
+        parts.trained,
         pipeline.batches(train, batch_size=config.batch_size, seed=config.seed),
         steps=steps,
         mesh=mesh,
@@ -111,7 +136,11 @@ def run(config: SFTConfig) -> dict[str, Any]:
     readme = saved.model_card(
         "lm", "sft", config, base=config.model_path, data=config.data.train, summary=summary
     )
-    saved.save_lm(stage.model_dir, lm, state.params, tokenizer, family=family, readme=readme)
+    params = whole(state.params, parts.frozen)
+    if config.lora:
+        base = blocks.required("model_path", config.model_path)
+        adapters.save(stage.folder, lm.config, params, tokenizer, base=base, family=family)
+    saved.save_lm(stage.model_dir, lm, lora.merge(params), tokenizer, family=family, readme=readme)
     return stage.finish(summary)
 
 
@@ -122,9 +151,12 @@ def start(config: SFTConfig, mesh: jax.sharding.Mesh) -> saved.SavedLM:
             config.model_path,
             mesh,
             dtype=config.dtype,
+            param_dtype=adapters.kept_in(config.lora, config.dtype),
             remat=config.remat,
             resize_vocabulary=config.resize_vocabulary,
         )
+    if config.lora:
+        raise ConfigError("lora: adapters need a model to adapt; name it with model_path")
     tokenizer = make_tokenizer(config)
     lm = make_lm(config.model.build(len(tokenizer), dtype=config.dtype, remat=config.remat))
     params = loop.init_params(lm.init, seed=config.seed, mesh=mesh)

@@ -18,8 +18,8 @@ from jaxrlhf.algorithms import ppo as module
 from jaxrlhf.algorithms.base import split_rows
 from jaxrlhf.algorithms.ppo import Settings, ppo
 from jaxrlhf.algorithms.rollouts import Truncation
-from jaxrlhf.inference import Sampling
 from jaxrlhf.losses.log_probs import TokenStats
+from jaxrlhf.sampling import Sampling
 
 # ------------------------------------------------------------------ a whole step, by hand
 

@@ -6,7 +6,8 @@ import pytest
 
 from jaxrlhf.algorithms import rollouts
 from jaxrlhf.algorithms.rollouts import Truncation
-from jaxrlhf.inference import Generation, Sampling
+from jaxrlhf.inference import Generation
+from jaxrlhf.sampling import Sampling
 
 EOS, STOP = 1, 7
 # Prompts of two columns (the first row's is padded), then four response columns.

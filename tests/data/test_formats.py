@@ -31,6 +31,25 @@ def test_trl_texts():
     assert one(formats.texts, {"instruction": "sky?", "output": "blue"}) == Text(HH)
 
 
+@pytest.mark.parametrize(
+    ("row", "columns", "item"),
+    [
+        ({"text": "abc"}, {}, Text("abc")),
+        ({"messages": [USER, BOT]}, {}, Example([], [USER, BOT])),
+        ({"prompt": "a b", "completion": " c"}, {}, Example("a b", " c")),
+        ({"instruction": "sky?", "output": "blue"}, {}, Example([USER], [BOT])),
+        # a text beside them is what is meant; so is a mapped one
+        ({"text": "abc", "prompt": "a", "completion": "b"}, {}, Text("abc")),
+        ({"story": "abc", "prompt": "a"}, {"text": "story"}, Text("abc")),
+        ({"prompt": "a", "answer": " c"}, {"completion": "answer"}, Example("a", " c")),
+        # a pair is no example: as text, either side
+        ({"prompt": "a", "chosen": " b", "rejected": " c"}, {}, Text("a b")),
+    ],
+)
+def test_supervised_rows_are_what_their_columns_say(row, columns, item):
+    assert one(formats.supervised, row, columns=columns) == item
+
+
 def test_a_pair_is_two_texts():
     implicit = Rows([{"chosen": HH, "rejected": HH_BAD}, {"chosen": "a", "rejected": "b"}])
     found = formats.texts(implicit)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxrlhf.hf import folder
-from jaxrlhf.inference import Sampling, generate
+from jaxrlhf.inference import generate
+from jaxrlhf.sampling import Sampling
 
 CASES = sorted(path.parent.name for path in Path(__file__).parent.glob("*/expected.npz"))
 FAMILIES = {

@@ -20,16 +20,17 @@ def base_in(path, seed=0, **options):
 
 
 def test_the_same_base_elsewhere_is_the_same(tmp_path):
-    remember(tmp_path / "run", identify(base_in(tmp_path / "a")))
+    remember(tmp_path / "run", {"policy": identify(base_in(tmp_path / "a"))})
     shutil.move(tmp_path / "a", tmp_path / "b")
-    remember(tmp_path / "run", identify(tmp_path / "b"))
-    assert json.loads((tmp_path / "run" / REFERENCE).read_text())["path"] == str(tmp_path / "a")
+    remember(tmp_path / "run", {"policy": identify(tmp_path / "b")})
+    written = json.loads((tmp_path / "run" / REFERENCE).read_text())
+    assert written["policy"]["path"] == str(tmp_path / "a")
 
 
 def test_other_weights_are_another_base(tmp_path):
-    remember(tmp_path / "run", identify(base_in(tmp_path / "a")))
+    remember(tmp_path / "run", {"policy": identify(base_in(tmp_path / "a"))})
     with pytest.raises(CheckpointError, match=r"was begun on .*/a .*/b holds another model"):
-        remember(tmp_path / "run", identify(base_in(tmp_path / "b", seed=1)))
+        remember(tmp_path / "run", {"policy": identify(base_in(tmp_path / "b", seed=1))})
 
 
 @pytest.mark.parametrize("shard_size", [10**9, 4_000])

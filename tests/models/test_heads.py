@@ -1,4 +1,4 @@
-"""Scalar heads: where the score is read, what is copied, what gain and bias do."""
+"""Scalar heads: where the score is read, what is shared, what gain and bias do."""
 
 import jax
 import jax.numpy as jnp
@@ -92,18 +92,15 @@ def test_initial_head():
     assert not zero["kernel"].any() and not zero["bias"].any()
 
 
-def test_init_copies_the_language_model_without_its_output_head(models):
+def test_init_shares_the_language_model_without_its_output_head(models):
     lm, lm_params = models["llama"]
     model = make_scalar_model(lm.config)
     params = model.init(jax.random.key(0), lm_params)
     assert set(params) == {"lm", "head"} and "lm_head" in lm_params
     assert set(params["lm"]) == set(lm_params) - {"lm_head"}
     source = {name: lm_params[name] for name in params["lm"]}
-    jax.tree.map(np.testing.assert_array_equal, params["lm"], source)
-    # donating the copy must leave the source alive (trap 2 of the architecture)
-    jax.jit(lambda p: jax.tree.map(lambda x: x * 2, p), donate_argnums=0)(params)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params["lm"]))
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(lm_params))
+    # no second copy of the weights; a training state makes its own (`algorithms.base.new_state`)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a is b, params["lm"], source))
 
 
 def test_without_lm_params_the_trunk_is_fresh_and_every_leaf_has_axes():

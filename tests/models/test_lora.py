@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxrlhf import sharding
-from jaxrlhf.inference import Sampling, generate, score
+from jaxrlhf.inference import generate, score
 from jaxrlhf.models import PARAM_AXES, Lora, lora, make_lm, transformer_config
+from jaxrlhf.sampling import Sampling
 
 SPEC = Lora(rank=3, alpha=6.0)
 

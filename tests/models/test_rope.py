@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.inference import Sampling, generate
+from jaxrlhf.inference import generate
 from jaxrlhf.models import make_lm, rope, transformer_config
 from jaxrlhf.models.rope import RopeScaling
+from jaxrlhf.sampling import Sampling
 
 SIZES = dict(vocab_size=31, num_layers=2, num_heads=2, d_model=16, d_ff=24, max_positions=16)
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)

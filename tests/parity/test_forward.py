@@ -12,8 +12,9 @@ pytest.importorskip("torch", reason="torch is not installed: bash scripts/test.s
 import torch_models
 from torch_models import BY_LENGTH, CASES
 
-from jaxrlhf.inference import Sampling, generate
+from jaxrlhf.inference import generate
 from jaxrlhf.models import LM
+from jaxrlhf.sampling import Sampling
 
 ROWS, COLUMNS = 2, 28  # more than any window
 

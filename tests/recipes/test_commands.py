@@ -14,8 +14,8 @@ import safetensors.numpy
 from jaxrlhf import checkpoint, inference, sharding
 from jaxrlhf.data import chat
 from jaxrlhf.errors import CheckpointError
-from jaxrlhf.inference import Sampling
 from jaxrlhf.recipes import export, generate, saved
+from jaxrlhf.sampling import Sampling
 
 MESH = sharding.make_mesh(1, 1)
 WEIGHTS = "model.safetensors"

@@ -8,7 +8,7 @@ import pytest
 from jaxrlhf import sharding
 from jaxrlhf.algorithms.sft import sft
 from jaxrlhf.errors import UserError
-from jaxrlhf.models import make_lm, transformer_config
+from jaxrlhf.models import Lora, lora, make_lm, make_scalar_model, transformer_config
 from jaxrlhf.optim import make_optimizer
 from jaxrlhf.recipes import memory
 from jaxrlhf.recipes.memory import Setting
@@ -42,6 +42,26 @@ def test_what_a_run_keeps_is_exact(family):
     assert parts["parameters"] == parts["gradients"] == bytes_of(state.params)
     counters = 8  # two step counts of the optimiser
     assert parts["Adam's moments"] == bytes_of(state.opt_state) - counters
+
+
+def test_what_an_adapter_run_keeps_is_exact():
+    """Policy and value network: their adapters and the head, beside two bases in bfloat16."""
+    config, spec = config_of(), Lora(rank=3)
+    key, lm, scalar = jax.random.key(0), make_lm(config), make_scalar_model(config)
+    base, value = (jax.eval_shape(model.init, key) for model in (lm, scalar))
+    adapters = jax.eval_shape(lambda: lora.init(spec, key, base))
+    params = {"policy": adapters, "value": {"lm": adapters, "head": value["head"]}}
+    optimizer = make_optimizer(learning_rate=1e-3, total_steps=9)
+    setting = Setting(rows=2, columns=10, lora=spec, dtype_bytes=2)
+    parts = memory.ppo(config, setting, new_tokens=6)
+    assert parts["parameters"] == parts["gradients"] == bytes_of(params)
+    assert parts["Adam's moments"] == bytes_of(jax.eval_shape(optimizer.init, params)) - 8
+    assert parts["base: policy"] == bytes_of(base) / 2 and "reference policy" not in parts
+    assert parts["base: reward model"] == bytes_of(value) / 2 and "reward model" not in parts
+    alone = memory.ppo(config, setting, new_tokens=6, reward_model=False)
+    assert alone["base: reward model"] == 0  # the value network's base is the policy's
+    tuned = memory.sft(config, setting)
+    assert tuned["parameters"] == bytes_of(adapters) and tuned["base"] == bytes_of(base) / 2
 
 
 def test_weights_are_split_over_the_tensor_axis_as_they_will_be():

@@ -1,0 +1,167 @@
+"""How a token is chosen: temperature and filters, the draw, and the responses that grow by it.
+
+Pure functions of one step; `inference.py` compiles them, in a loop or one at a time.
+
+What it does not do: prompts and their padding, the KV cache (an argument, which the model knows).
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrlhf.models.transformer import LM, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn. Hashable; wrong values raise ValueError naming the field.
+
+    The logits pass through, in this order: stop ids forbidden (in the first `min_new_tokens`),
+    temperature, top_k, top_p, min_p; every filter sees what the one before it left, renormalised.
+
+    temperature: logits are divided by it; 0 is greedy.
+    top_k: keep the k most probable tokens (and ties with the k-th); 0 keeps all.
+    top_p: keep the smallest set of most probable tokens that holds at least this mass (and ties).
+    min_p: keep tokens of at least this share of the most probable token's probability; 0 keeps all.
+    stop_ids: tokens that end a response; the one sampled belongs to the response.
+    pad_id: what fills the columns after it; may be a stop id, since the mask alone decides.
+    """
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop_ids: tuple[int, ...] = ()
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
+        low, high = self.min_new_tokens, self.max_new_tokens
+        _check(self, "max_new_tokens", high >= 1, "at least 1")
+        _check(self, "min_new_tokens", 0 <= low <= high, f"between 0 and max_new_tokens={high}")
+        _check(self, "temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or positive")
+        _check(self, "top_k", self.top_k >= 0, "0 (off) or positive")
+        _check(self, "top_p", 0 < self.top_p <= 1, "in (0, 1]")
+        _check(self, "min_p", 0 <= self.min_p < 1, "in [0, 1)")
+        _check(self, "pad_id", self.pad_id >= 0, "a token id")
+        _check(self, "stop_ids", all(i >= 0 for i in self.stop_ids), "token ids")
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raise ValueError where an id is outside the vocabulary."""
+        rule = f"below vocab_size={vocab_size}"
+        _check(self, "pad_id", self.pad_id < vocab_size, rule)
+        _check(self, "stop_ids", max((0, *self.stop_ids)) < vocab_size, rule)
+
+    @property
+    def unfiltered(self) -> bool:
+        """True if the stored log-probs equal `score` at the same temperature (invariant A4)."""
+        filtered = self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.temperature == 0
+        return not filtered and not (self.stop_ids and self.min_new_tokens > 0)
+
+
+class Drawn(NamedTuple):
+    """The responses so far; N is `max_new_tokens`."""
+
+    step: jax.Array  # int32 scalar: tokens drawn so far
+    tokens: jax.Array  # [B, N]
+    mask: jax.Array  # [B, N]
+    log_probs: jax.Array  # [B, N]
+    last: jax.Array  # [B] the tokens drawn last
+    finished: jax.Array  # [B]
+
+
+def first_token(
+    lm: LM,
+    weights: Params,
+    prompts: jax.Array,
+    prompt_mask: jax.Array,
+    keys: jax.Array,
+    sampling: Sampling,
+) -> tuple[Drawn, Any]:
+    """Read left-padded prompts and draw the first token of each."""
+    rows, new = prompts.shape[0], sampling.max_new_tokens
+    # the last token is never read, hence one column less
+    length = prompts.shape[1] + new - 1
+    hidden, cache = lm.prefill(weights, prompts, prompt_mask, cache_length=length)
+    empty = Drawn(
+        step=jnp.int32(0),
+        tokens=jnp.full((rows, new), sampling.pad_id, jnp.int32),
+        mask=jnp.zeros((rows, new), bool),
+        log_probs=jnp.zeros((rows, new)),
+        last=jnp.zeros((rows,), jnp.int32),
+        finished=jnp.zeros((rows,), bool),
+    )
+    return _draw(empty, lm.logits(weights, hidden), keys, sampling), cache
+
+
+def next_token(
+    lm: LM, weights: Params, so_far: Drawn, cache: Any, keys: jax.Array, sampling: Sampling
+) -> tuple[Drawn, Any]:
+    """Read the tokens drawn last and draw the next."""
+    hidden, cache = lm.decode(weights, so_far.last, cache)
+    return _draw(so_far, lm.logits(weights, hidden), keys, sampling), cache
+
+
+def _draw(so_far: Drawn, logits: jax.Array, keys: jax.Array, sampling: Sampling) -> Drawn:
+    """Draw the next token of every row that goes on, and write it into column `so_far.step`."""
+    stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
+    if sampling.stop_ids and sampling.min_new_tokens:
+        is_stop = jnp.isin(jnp.arange(logits.shape[-1]), stop_ids)
+        forbidden = is_stop & (so_far.step < sampling.min_new_tokens)
+        logits = jnp.where(forbidden[None, :], -jnp.inf, logits)
+    if sampling.temperature == 0:
+        drawn = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        drawn_log_probs = jnp.zeros(drawn.shape)
+    else:
+        logits = filtered_logits(logits, sampling)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, so_far.step)
+        drawn = jax.vmap(jax.random.categorical)(step_keys, logits).astype(jnp.int32)
+        all_log_probs = jax.nn.log_softmax(logits)
+        drawn_log_probs = jnp.take_along_axis(all_log_probs, drawn[:, None], axis=-1)[:, 0]
+    going = ~so_far.finished
+
+    def write(array, column):
+        return lax.dynamic_update_slice(array, column[:, None], (0, so_far.step))
+
+    return Drawn(
+        step=so_far.step + 1,
+        tokens=write(so_far.tokens, jnp.where(going, drawn, sampling.pad_id)),
+        mask=write(so_far.mask, going),
+        log_probs=write(so_far.log_probs, jnp.where(going, drawn_log_probs, 0.0)),
+        last=jnp.where(going, drawn, sampling.pad_id),
+        finished=so_far.finished | jnp.isin(drawn, stop_ids),
+    )
+
+
+def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Logits `[B, V]` after temperature, top_k, top_p and min_p; -inf marks what was removed.
+
+    Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), Nguyen et al. 2024 (min-p).
+    """
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        smallest = lax.top_k(logits, sampling.top_k)[0][:, -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    if sampling.top_p < 1:
+        probs = jax.nn.softmax(logits)
+        ranked = jnp.sort(probs, axis=-1, descending=True)
+        mass_above = jnp.cumsum(ranked, axis=-1) - ranked
+        smallest = jnp.min(
+            ranked, axis=-1, keepdims=True, where=mass_above < sampling.top_p, initial=jnp.inf
+        )
+        logits = jnp.where(probs < smallest, -jnp.inf, logits)
+    if sampling.min_p > 0:
+        largest = jnp.max(logits, axis=-1, keepdims=True)
+        logits = jnp.where(logits < largest + np.log(sampling.min_p), -jnp.inf, logits)
+    return logits
+
+
+def _check(config, field, holds, rule):
+    if not holds:
+        raise ValueError(f"{field}={getattr(config, field)!r} must be {rule}")
