@@ -10,6 +10,7 @@ Needs jax and chex only, never compiles: call it inside your own `jit`, `vmap` o
 from jaxrlhf.losses import (
     advantages,
     divergences,
+    elo,
     log_probs,
     masked,
     policy,
@@ -21,6 +22,7 @@ from jaxrlhf.losses import (
 __all__ = [
     "advantages",
     "divergences",
+    "elo",
     "log_probs",
     "masked",
     "policy",

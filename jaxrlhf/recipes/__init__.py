@@ -48,6 +48,11 @@ RECIPES: dict[str, Recipe] = {
     "seeds": Recipe(
         "run the rlhf recipe for several seeds; a table with intervals", "jaxrlhf.recipes.seeds"
     ),
+    "elo": Recipe(
+        "ratings of models from a file of battles: Bradley-Terry with intervals, online Elo",
+        "jaxrlhf.recipes.elo",
+        positional="battles",
+    ),
     "inspect": Recipe(
         "what a model's folder holds, whether it would load, and the memory to train it",
         "jaxrlhf.recipes.inspect_model",
