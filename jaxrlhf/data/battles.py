@@ -58,7 +58,7 @@ def battles(
       DataError: names file, line, column and value; or the nearest column name.
     """
     theirs = _columns(rows, dict(columns or {}))
-    known = OUTCOMES | {str(key).strip().lower(): value for key, value in (outcomes or {}).items()}
+    known = known_outcomes(outcomes or {})
     source = Loaded(list(rows), list(range(len(rows))), rows, Skipped())
     return convert(
         source,
@@ -66,6 +66,18 @@ def battles(
         on_bad_row=on_bad_row,
         what="battles",
     )
+
+
+def known_outcomes(more: Mapping[str, float]) -> dict[str, float]:
+    """`OUTCOMES` and those of a config.
+
+    Raises:
+      DataError: an outcome that is not 0, 1/2 or 1.
+    """
+    for key, value in more.items():
+        if value not in (0, 0.5, 1):
+            raise DataError(f"outcomes: {key!r} is {value}: must be 1 (a), 0 (b) or 0.5 (tie)")
+    return OUTCOMES | {key.strip().lower(): float(value) for key, value in more.items()}
 
 
 def _columns(rows: Rows, given: dict[str, str]) -> dict[str, str]:
@@ -93,20 +105,26 @@ def _battle(row: Row, known: Mapping[str, float]) -> Battle:
     a, b = (_name(row, column) for column in ("model_a", "model_b"))
     if a == b:
         raise BadRow("a player against itself", repr(a))
-    said = row.get("winner")
-    if row.called("winner") == "verdict" and isinstance(said, int | float):
-        return Battle(a, b, 0.5 + 0.5 * ((said > 0) - (said < 0)))
-    text = str(said).strip()
-    if text in (a, b):
-        return Battle(a, b, float(text == a))
-    outcome = known.get(text.lower().removesuffix(".0"))
-    if said is None or outcome is None:
-        choices = ", ".join(known)
+    return Battle(a, b, outcome(row, "winner", known={**known, a.lower(): 1.0, b.lower(): 0.0}))
+
+
+def outcome(row: Row, name: str, *, known: Mapping[str, float]) -> float:
+    """What a row says in its column `name`: 1 for the first, 0 for the second, 1/2 for neither.
+
+    A column called "verdict" may hold a signed strength, above 0 for the first.
+    """
+    said, called = row.get(name), row.called(name)
+    if called == "verdict" and isinstance(said, int | float) and not isinstance(said, bool):
+        return 0.5 + 0.5 * ((said > 0) - (said < 0))
+    text = str(said).strip().lower().removesuffix(".0")
+    if said is None or text not in known:
         guess = nearest(text, known)
-        hint = f"did you mean {guess!r}?" if guess else f"known are {choices} and the players"
-        where = f"column {row.called('winner')!r}: {shorten(said)}"
-        raise BadRow("unknown winner", f"{where}; {hint} (others are mapped with outcomes)")
-    return Battle(a, b, outcome)
+        hint = f"did you mean {guess!r}?" if guess else f"known are {', '.join(known)}"
+        raise BadRow(
+            "unknown outcome",
+            f"column {called!r}: {shorten(said)}; {hint} (others are mapped with outcomes)",
+        )
+    return known[text]
 
 
 def _name(row: Row, column: str) -> str:

@@ -161,7 +161,7 @@ def online(
     order = np.stack([np.arange(count), *(rng.permutation(count) for _ in range(orders - 1))])
 
     def play(order: jax.Array) -> jax.Array:
-        games = (x[order] for x in map(jax.numpy.asarray, battles[1:4]))
+        games = (jax.numpy.asarray(x)[order] for x in battles[1:4])
         return elo.online(*games, players=len(battles.players), k=k, start=start, scale=scale)
 
     with jax.enable_x64(True):
@@ -261,7 +261,8 @@ def _added_up(battles: Battles) -> tuple[Games, np.ndarray, np.ndarray]:
     Two players are one row whoever stood first, unless covariates tell.
     """
     turned = battles.first > battles.second
-    low, high = np.where(turned, battles[2:0:-1], battles[1:3])
+    low = np.minimum(battles.first, battles.second)
+    high = np.maximum(battles.first, battles.second)
     covariates = np.where(turned[:, None], -battles.covariates, battles.covariates)
     keys = np.column_stack([low, high, covariates])
     unique, row_of = np.unique(keys, axis=0, return_inverse=True)

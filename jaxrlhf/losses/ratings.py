@@ -145,7 +145,7 @@ def fit_games(
     counts = _real(games.counts)
     penalties = jnp.stack([jnp.asarray(x, counts.dtype) for x in (prior, phantom, effects_prior)])
     games = Games(*map(jnp.asarray, games[:2]), counts, jnp.asarray(games.covariates, counts.dtype))
-    size = players + games.covariates.shape[1] + 1
+    size = players + covariates.shape[1] + 1
     begin = jnp.zeros(size, counts.dtype).at[-1].set(_first_shape(counts, ties))
     far, none = jnp.asarray(jnp.inf, counts.dtype), jnp.zeros((size, size), counts.dtype)
     search = _Search(begin, none, far, jnp.asarray(0), games, penalties)

@@ -53,6 +53,11 @@ RECIPES: dict[str, Recipe] = {
         "jaxrlhf.recipes.elo",
         positional="battles",
     ),
+    "annotators": Recipe(
+        "how reliable annotators are; soft labels from verdicts that disagree",
+        "jaxrlhf.recipes.annotators",
+        positional="labels",
+    ),
     "inspect": Recipe(
         "what a model's folder holds, whether it would load, and the memory to train it",
         "jaxrlhf.recipes.inspect_model",

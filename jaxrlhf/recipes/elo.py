@@ -32,8 +32,9 @@ from jaxrlhf.evals import style, tournament
 from jaxrlhf.evals.tournament import Battles, Model
 from jaxrlhf.losses.elo import ELO_PER_NAT
 from jaxrlhf.losses.ratings import Fit
-from jaxrlhf.progress import console, format_column, table
+from jaxrlhf.progress import console, table
 from jaxrlhf.recipes import stages
+from jaxrlhf.recipes.tables import markdown
 
 FIRST = "first"  # the covariate that is 1 for whoever stands first
 
@@ -55,7 +56,7 @@ class EloConfig(Config):
     columns: dict[str, str] = Field(
         default={}, description="model_a, model_b or winner -> the file's name for it"
     )
-    outcomes: dict[str, Literal[0, 0.5, 1]] = Field(
+    outcomes: dict[str, float] = Field(
         default={}, description="what the file says of a winner -> 1 (a), 0 (b) or 0.5 (tie)"
     )
     limit: int | None = Field(default=None, ge=1, description="rows read; null: all")
@@ -106,7 +107,7 @@ def run(config: EloConfig) -> dict[str, Any]:
     found = battles(
         sources.load_rows(config.battles, limit=config.limit),
         columns=config.columns,
-        outcomes={key: float(value) for key, value in config.outcomes.items()},
+        outcomes=config.outcomes,
         on_bad_row=config.on_bad_row,
     )
     kept = [i for i, x in enumerate(found) if config.ties != "drop" or x.outcome != 0.5]
@@ -256,15 +257,14 @@ def write(config: EloConfig, played: Battles, rated: Rated, summary: dict[str, A
     folder = Path(config.output_dir)
     stages.make_folder(folder)
     stages.write_json(folder / "ratings.json", {"ratings": rows, **summary})
-    cells = zip(*(format_column(list(column)) for column in zip(*lines, strict=True)), strict=True)
-    markdown = ["| " + " | ".join(headers) + " |", "|" + " --- |" * len(headers)]
-    markdown += ["| " + " | ".join(line).replace("\n", " ") + " |" for line in cells]
-    text = "\n".join(["# Ratings", "", *markdown, "", *(f"- {note}" for note in notes), ""])
+    text = "\n".join(
+        ["# Ratings", "", markdown(headers, lines), "", *(f"- {x}" for x in notes), ""]
+    )
     stages.write_text(folder / "ratings.md", text)
     drawn = plots.intervals(
         [x["player"] for x in rows],
         *([x[name] for x in rows] for name in ("rating", "low", "high")),
-        xlabel=f"Elo points, {config.confidence:.0%} intervals ({kind(config)})",
+        xlabel=f"Elo points, {config.confidence:.0%} intervals",
         title=f"Ratings from {summary['battles']:,} battles",
     )
     (folder / "ratings.png").write_bytes(plots.png(drawn))
