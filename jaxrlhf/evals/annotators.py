@@ -72,7 +72,7 @@ def labels(items: ArrayLike, annotators: ArrayLike, classes: ArrayLike, *, shape
             raise ValueError(f"{what} must be numbers from 0 to {size - 1}, one a label")
     if len(np.unique(columns[0] * shape[1] + columns[1])) < len(columns[0]):
         raise ValueError("an annotator labelled an item twice")
-    return Labels(*columns, tuple(shape))
+    return Labels(columns[0], columns[1], columns[2], tuple(shape))
 
 
 # Agreement.
@@ -313,7 +313,7 @@ def _log_prediction(made: Consensus, unseen: Labels) -> np.ndarray:
 
 
 def _take(found: Labels, keep: np.ndarray) -> Labels:
-    return Labels(*(x[keep] for x in found[:3]), found.shape)
+    return Labels(found.items[keep], found.annotators[keep], found.classes[keep], found.shape)
 
 
 def _above_chance(observed: float, chance: float) -> float:

@@ -20,7 +20,7 @@ from scipy.sparse import csgraph
 
 from jaxrlhf.errors import DataError
 from jaxrlhf.losses import elo, ratings
-from jaxrlhf.losses.ratings import Fit, Games, Ties
+from jaxrlhf.losses.ratings import Games, Ties
 
 ROWS_AT_ONCE = 4_000_000  # of all resamples that are fitted in one `vmap`: about a gigabyte
 NAMED = 6  # players of a group that a message names
@@ -47,6 +47,21 @@ class Model(NamedTuple):
     prior: float = 0.0
     phantom: float = 0.0
     effects_prior: float = 0.5
+
+
+class Fitted(NamedTuple):
+    """`losses.ratings.Fit` in float64, of numpy: where fits are many, with their axis in front."""
+
+    ratings: np.ndarray
+    """[P] nats, mean 0."""
+    effects: np.ndarray
+    """[F] nats a unit."""
+    tie: np.ndarray
+    """[] the parameter of ties."""
+    covariance: np.ndarray
+    """[P + F, P + F]."""
+    converged: np.ndarray
+    """[] bool."""
 
 
 class Transitivity(NamedTuple):
@@ -84,7 +99,7 @@ def collect(
     )
 
 
-def fit(battles: Battles, model: Model) -> Fit:
+def fit(battles: Battles, model: Model) -> Fitted:
     """The ratings, as float64 numpy arrays, in nats.
 
     Raises:
@@ -99,10 +114,10 @@ def fit(battles: Battles, model: Model) -> Fit:
             "the ratings did not converge: some covariate or tie always goes with winning; give "
             "a prior above 0, or leave it out"
         )
-    return Fit(*(x[0] for x in found))
+    return Fitted(*(x[0] for x in found))
 
 
-def errors(found: Fit, *, anchor: np.ndarray) -> np.ndarray:
+def errors(found: Fitted, *, anchor: np.ndarray) -> np.ndarray:
     """[P] standard errors in nats of the differences to the players weighted by `anchor` [P]."""
     players = len(found.ratings)
     with jax.enable_x64(True):
@@ -117,7 +132,7 @@ def resampled(
     resamples: int,
     seed: int,
     clusters: ArrayLike | None = None,
-) -> Fit:
+) -> Fitted:
     """Fits of battles drawn with replacement; every field has a leading axis of `resamples`.
 
     `clusters` [N] says what is drawn as a whole, a prompt or an annotator. `converged` is False for
@@ -146,7 +161,7 @@ def resampled(
     parts = [
         _fits(games, drawn[i : i + at_once], model, players) for i in range(0, resamples, at_once)
     ]
-    return Fit(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Fitted(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def online(
@@ -165,10 +180,10 @@ def online(
         return elo.online(*games, players=len(battles.players), k=k, start=start, scale=scale)
 
     with jax.enable_x64(True):
-        return np.asarray(jax.vmap(play)(order))
+        return np.asarray(jax.vmap(play)(jax.numpy.asarray(order)))
 
 
-def transitivity(battles: Battles, found: Fit, *, ties: Ties) -> Transitivity:
+def transitivity(battles: Battles, found: Fitted, *, ties: Ties) -> Transitivity:
     """Bradley-Terry's log-loss beside that of a chance for every pair (and covariate) by itself.
 
     Rock, paper, scissors have equal ratings and a log-loss of log 2, though every game is decided.
@@ -178,7 +193,8 @@ def transitivity(battles: Battles, found: Fit, *, ties: Ties) -> Transitivity:
     games, counts, _ = _added_up(battles)
     apart = ties != "half" and bool((battles.outcomes == 0.5).any())
     with jax.enable_x64(True):
-        gaps = found.ratings[games.first] - found.ratings[games.second]
+        first, second = np.asarray(games.first), np.asarray(games.second)
+        gaps = found.ratings[first] - found.ratings[second]
         gaps = gaps + games.covariates @ found.effects
         shape = np.log(found.tie) if apart else 0.0
         chances = np.asarray(ratings.log_chances(gaps, shape, ties=ties if apart else "half"))
@@ -278,10 +294,10 @@ def _with_ties(battles: Battles, model: Model) -> Model:
     return model if (battles.outcomes == 0.5).any() else model._replace(ties="half")
 
 
-def _fits(games: Games, counts: np.ndarray, model: Model, players: int) -> Fit:
+def _fits(games: Games, counts: np.ndarray, model: Model, players: int) -> Fitted:
     """`fit_games` for counts [B, R, 3], in float64."""
 
-    def one(counts: jax.Array) -> Fit:
+    def one(counts: jax.Array) -> ratings.Fit:
         return ratings.fit_games(
             games._replace(counts=counts),
             players=players,
@@ -292,4 +308,4 @@ def _fits(games: Games, counts: np.ndarray, model: Model, players: int) -> Fit:
         )
 
     with jax.enable_x64(True):
-        return Fit(*map(np.asarray, jax.vmap(one)(jax.numpy.asarray(counts))))
+        return Fitted(*map(np.asarray, jax.vmap(one)(jax.numpy.asarray(counts))))

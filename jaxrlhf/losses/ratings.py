@@ -144,7 +144,8 @@ def fit_games(
     """
     counts = _real(games.counts)
     penalties = jnp.stack([jnp.asarray(x, counts.dtype) for x in (prior, phantom, effects_prior)])
-    games = Games(*map(jnp.asarray, games[:2]), counts, jnp.asarray(games.covariates, counts.dtype))
+    covariates = jnp.asarray(games.covariates, counts.dtype)
+    games = Games(jnp.asarray(games.first), jnp.asarray(games.second), counts, covariates)
     size = players + covariates.shape[1] + 1
     begin = jnp.zeros(size, counts.dtype).at[-1].set(_first_shape(counts, ties))
     far, none = jnp.asarray(jnp.inf, counts.dtype), jnp.zeros((size, size), counts.dtype)
@@ -348,7 +349,7 @@ def _derivatives(search: _Search, ties: Ties, players: int) -> tuple[jax.Array, 
     return slope, curvature + jnp.diag(diagonal)
 
 
-def _of_rows(gaps: jax.Array, shape: jax.Array, counts: jax.Array, ties: Ties):
+def _of_rows(gaps: jax.Array, shape: jax.Array, counts: chex.Array, ties: Ties):
     """First derivatives of every row's loss by gap and shape, second by (gap, both), by shape."""
 
     def loss(gaps: jax.Array, shapes: jax.Array) -> jax.Array:

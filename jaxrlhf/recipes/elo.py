@@ -29,9 +29,8 @@ from jaxrlhf.data.battles import Battle, battles
 from jaxrlhf.data.rows import Loaded, OnBadRow
 from jaxrlhf.errors import ConfigError, DataError, nearest
 from jaxrlhf.evals import style, tournament
-from jaxrlhf.evals.tournament import Battles, Model
+from jaxrlhf.evals.tournament import Battles, Fitted, Model
 from jaxrlhf.losses.elo import ELO_PER_NAT
-from jaxrlhf.losses.ratings import Fit
 from jaxrlhf.progress import console, table
 from jaxrlhf.recipes import stages
 from jaxrlhf.recipes.tables import markdown
@@ -213,7 +212,7 @@ def rate(
     config: EloConfig,
     played: Battles,
     model: Model,
-    fitted: Fit,
+    fitted: Fitted,
     anchor: np.ndarray,
     clusters: np.ndarray | None,
 ) -> Rated:
@@ -237,7 +236,7 @@ def rate(
     return Rated(points, unbounded, np.stack([moved.mean(axis=0), moved.std(axis=0)], axis=1))
 
 
-def effects(config: EloConfig, fitted: Fit, players: int) -> dict[str, list[float]]:
+def effects(config: EloConfig, fitted: Fitted, players: int) -> dict[str, list[float]]:
     """Covariate -> Elo points that a usual gap is worth, and their standard error."""
     errors = np.sqrt(np.diagonal(fitted.covariance)[players:])
     pairs = ELO_PER_NAT * np.stack([fitted.effects, errors], axis=1)
