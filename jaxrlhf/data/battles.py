@@ -114,9 +114,9 @@ def outcome(row: Row, name: str, *, known: Mapping[str, float]) -> float:
     A column called "verdict" may hold a signed strength, above 0 for the first.
     """
     said, called = row.get(name), row.called(name)
-    if called == "verdict" and isinstance(said, int | float) and not isinstance(said, bool):
-        return 0.5 + 0.5 * ((said > 0) - (said < 0))
     text = str(said).strip().lower().removesuffix(".0")
+    if called == "verdict" and text.lstrip("-").isdecimal():
+        return 0.5 + 0.5 * ((int(text) > 0) - (int(text) < 0))
     if said is None or text not in known:
         guess = nearest(text, known)
         hint = f"did you mean {guess!r}?" if guess else f"known are {', '.join(known)}"

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxrlhf.data.battles import known_outcomes, outcome
-from jaxrlhf.data.columns import Row
-from jaxrlhf.data.rows import Loaded, OnBadRow, Rows, Skipped, convert
+from jaxrlhf.data.columns import Content, Row
+from jaxrlhf.data.rows import BadRow, Loaded, OnBadRow, Rows, Skipped, convert, shorten
 from jaxrlhf.errors import DataError, nearest
 
 NAMES = {"item": "pair_id", "annotator": "annotator", "label": "verdict"}
 """Our name -> what the column is mostly called."""
-OPTIONAL = ("prompt", "a", "b", "model_a", "model_b", "shown_first")
+COMPARISON = ("prompt", "a", "b")
+OPTIONAL = (*COMPARISON, "model_a", "model_b", "shown_first")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,16 @@ class Judgement:
     annotator: str
     outcome: float
     columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers to a prompt. `outcome` as in `Judgement`."""
+
+    prompt: Content
+    a: Content
+    b: Content
+    outcome: float
 
 
 def judgements(
@@ -77,6 +88,44 @@ def judgements(
     return found
 
 
+def comparisons(
+    rows: Rows,
+    *,
+    columns: Mapping[str, str] | None = None,
+    outcomes: Mapping[str, float] | None = None,
+    on_bad_row: OnBadRow = "error",
+) -> Loaded[Comparison]:
+    """Rows as comparisons of two answers, whoever made them.
+
+    Args are those of `judgements`; the columns are prompt, a, b and label ("verdict" or, without
+    one, "winner"). Of preference pairs `chosen` is a, `rejected` is b, and a is better.
+    """
+    names = {"prompt": "prompt", "a": "a", "b": "b", "label": "verdict"}
+    if "verdict" not in rows.columns and "winner" in rows.columns:
+        names["label"] = "winner"
+    if {"chosen", "rejected"} <= set(rows.columns):
+        names = {"prompt": "prompt", "a": "chosen", "b": "rejected"}
+    theirs = names | dict(columns or {})
+    for ours, column in theirs.items():
+        if ours not in (*COMPARISON, "label"):
+            raise DataError(
+                f"columns: comparisons have no column {ours!r}: it is prompt, a, b, label"
+            )
+        _require(rows, column, "columns maps other names")
+    known = known_outcomes(outcomes or {})
+    source = Loaded(list(rows), list(range(len(rows))), rows, Skipped())
+
+    def read(data: dict[str, Any]) -> Comparison:
+        row = Row(data, theirs)
+        prompt, a, b = (row.content(name) for name in COMPARISON)
+        if a == b:
+            raise BadRow("equal answers", shorten(a))
+        said = outcome(row, "label", known=known) if "label" in theirs else 1.0
+        return Comparison(prompt, a, b, said)
+
+    return convert(source, read, on_bad_row=on_bad_row, what="comparisons")
+
+
 def _columns(rows: Rows, given: dict[str, str], wide: Sequence[str]) -> dict[str, str]:
     """Our names -> the file's, of what it has."""
     for ours in given:
@@ -86,14 +135,15 @@ def _columns(rows: Rows, given: dict[str, str], wide: Sequence[str]) -> dict[str
             )
     needed = {} if wide else NAMES
     for theirs in (*given.values(), *(given.get(k, v) for k, v in needed.items()), *wide):
-        if theirs not in rows.columns:
-            guess = nearest(theirs, rows.columns)
-            hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(rows.columns)}"
-            raise DataError(
-                f"{rows.name}: no column {theirs!r}; {hint} (columns maps other names; wide names "
-                "the columns of annotators)"
-            )
+        _require(rows, theirs, "columns maps other names; wide names the columns of annotators")
     return needed | given
+
+
+def _require(rows: Rows, column: str, how: str) -> None:
+    if column not in rows.columns:
+        guess = nearest(column, rows.columns)
+        hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(rows.columns)}"
+        raise DataError(f"{rows.name}: no column {column!r}; {hint} ({how})")
 
 
 def _text(row: Row, name: str) -> str:

@@ -174,9 +174,13 @@ def consensus(found: Labels, *, apart: bool) -> Consensus:
 def choose(found: Labels, *, seed: int) -> Choice:
     """Whether to tell annotators apart: by the log-likelihood of labels held out, in `FOLDS` folds.
 
-    A held-out label is predicted from the item's other labels and the annotator's other items.
-    `apart` has to win by more than its error: the lower end of the interval above 0.
+    A held-out label is predicted from the item's other labels and the annotator's other items, so
+    only items with two labels count; without any, the gain is 0 and knows no bounds. `apart` has to
+    win by more than its error: the lower end of the interval above 0.
     """
+    shared = _shared(found)
+    if not shared.any():
+        return Choice(False, Interval(0.0, -np.inf, np.inf))
     rng = np.random.default_rng(seed)
     fold = rng.permutation(np.arange(len(found.items)) % FOLDS)
     gain = np.zeros(len(found.items))
@@ -184,8 +188,9 @@ def choose(found: Labels, *, seed: int) -> Choice:
         seen, unseen = (_take(found, fold != held_out), _take(found, fold == held_out))
         one, other = (_log_prediction(consensus(seen, apart=x), unseen) for x in (True, False))
         gain[fold == held_out] = one - other
+    gain, items = gain[shared], found.items[shared]
     # Labels of an item share its fate: the error of the mean is that of its items' sums.
-    sums = np.bincount(found.items, weights=gain - gain.mean())
+    sums = np.bincount(items, weights=gain - gain.mean())
     error = float(np.sqrt(np.square(sums).sum()) / len(gain))
     mean = float(gain.mean())
     return Choice(mean - 1.96 * error > 0, Interval(mean, mean - 1.96 * error, mean + 1.96 * error))
@@ -194,11 +199,12 @@ def choose(found: Labels, *, seed: int) -> Choice:
 def reliability(found: Labels, made: Consensus) -> list[Interval]:
     """For each annotator, the chance to say the true class, its interval Wilson's.
 
-    The share of an annotator's labels that the consensus takes to be true. An interval below 1/C is
-    that of an adversary, who knows the answer and says another.
+    The share of an annotator's labels that the consensus takes to be true, of items that somebody
+    else labelled too; NaN without any. An interval below 1/C is that of an adversary, who knows the
+    answer and says another.
     """
-    right = made.posterior[found.items, found.classes]
-    return shares(right, found.annotators, people=found.shape[1])
+    right, kept = made.posterior[found.items, found.classes], _shared(found)
+    return shares(right[kept], found.annotators[kept], people=found.shape[1])
 
 
 # Competence of annotators in Bradley-Terry.

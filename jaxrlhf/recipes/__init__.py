@@ -58,6 +58,11 @@ RECIPES: dict[str, Recipe] = {
         "jaxrlhf.recipes.annotators",
         positional="labels",
     ),
+    "rate-answers": Recipe(
+        "ratings of the answers to a prompt, as soft labels or margins for a reward model",
+        "jaxrlhf.recipes.rate_answers",
+        positional="comparisons",
+    ),
     "inspect": Recipe(
         "what a model's folder holds, whether it would load, and the memory to train it",
         "jaxrlhf.recipes.inspect_model",

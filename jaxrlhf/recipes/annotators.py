@@ -98,7 +98,7 @@ def run(config: AnnotatorsConfig) -> dict[str, Any]:
         "annotators": len(crowd.names),
         "ties": float(np.mean([x.outcome == 0.5 for x in found])),
         "model": "dawid-skene" if apart else "majority",
-        "held_out_gain": list(choice.gain),
+        "held_out_gain": list(choice.gain) if np.isfinite(choice.gain.low) else None,
         "adversaries": [n for n, x in zip(crowd.names, reliable, strict=True) if x.high < chance],
         **agreement(crowd),
     }
@@ -146,7 +146,7 @@ def annotator_rows(config: AnnotatorsConfig, crowd: Crowd, made: Consensus) -> l
     ]
     verdicts = np.bincount(labels.annotators, minlength=count)
     lines = []
-    for i in np.argsort([-x.estimate for x in reliable], kind="stable"):
+    for i in np.argsort([-x.estimate for x in reliable], kind="stable"):  # NaN comes last
         line = {
             "annotator": crowd.names[i],
             "verdicts": int(verdicts[i]),
@@ -297,6 +297,8 @@ def remarks(summary: dict[str, Any]) -> list[str]:
 def why(config: AnnotatorsConfig, choice: Choice) -> str:
     """The choice of the model, and its reason."""
     gain = f"{choice.gain.estimate:+.4f} [{choice.gain.low:+.4f}, {choice.gain.high:+.4f}]"
+    if not np.isfinite(choice.gain.low):
+        return f"labels by {config.model if config.model != 'auto' else 'majority'}: no pair has two verdicts, nothing says who is reliable"
     if config.model != "auto":
         return f"labels by {config.model}, as asked; telling annotators apart gains {gain} nats"
     if choice.apart:

@@ -211,6 +211,14 @@ def test_the_choice_is_the_same_for_the_same_seed():
     assert annotators.choose(found, seed=3) != annotators.choose(found, seed=4)
 
 
+def test_one_label_an_item_says_nothing_of_anybody():
+    # One says 0 more often than the other, and there is nothing to compare that with.
+    found = of([[0, 0, 0, 1, None, None, None], [None, None, None, None, 1, 1, 0]], 2)
+    assert annotators.choose(found, seed=0) == (False, (0.0, -np.inf, np.inf))
+    made = annotators.consensus(found, apart=True)
+    assert all(np.isnan(x.estimate) for x in annotators.reliability(found, made))
+
+
 @pytest.mark.parametrize(
     ("cells", "says"),
     [
