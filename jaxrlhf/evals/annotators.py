@@ -289,6 +289,11 @@ def _votes(found: Labels) -> np.ndarray:
     return votes
 
 
+def _shared(found: Labels) -> np.ndarray:
+    """[N] whether the item has another label, too."""
+    return np.bincount(found.items)[found.items] > 1
+
+
 def _maximise(
     found: Labels, posterior: np.ndarray, *, apart: bool
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -298,7 +298,8 @@ def why(config: AnnotatorsConfig, choice: Choice) -> str:
     """The choice of the model, and its reason."""
     gain = f"{choice.gain.estimate:+.4f} [{choice.gain.low:+.4f}, {choice.gain.high:+.4f}]"
     if not np.isfinite(choice.gain.low):
-        return f"labels by {config.model if config.model != 'auto' else 'majority'}: no pair has two verdicts, nothing says who is reliable"
+        model = "dawid-skene" if config.model == "dawid-skene" else "majority"
+        return f"labels by {model}: no pair has two verdicts, so nothing says who is reliable"
     if config.model != "auto":
         return f"labels by {config.model}, as asked; telling annotators apart gains {gain} nats"
     if choice.apart:
