@@ -22,7 +22,7 @@ from pydantic import Field
 
 from jaxrlhf.config import Config
 from jaxrlhf.data import preferences, sources
-from jaxrlhf.data.judgements import Judgement, judgements
+from jaxrlhf.data.judgements import COMPARISON, Judgement, judgements
 from jaxrlhf.data.rows import Loaded, OnBadRow
 from jaxrlhf.evals import annotators as people
 from jaxrlhf.evals.annotators import Choice, Consensus, Labels
@@ -226,21 +226,20 @@ def first_is_better(posterior: np.ndarray) -> float:
 
 
 def label_rows(crowd: Crowd, made: Consensus) -> list[dict[str, Any]]:
-    """A preference row a pair where the file has the texts, else the probability alone."""
+    """A preference row for each pair with texts; the probability alone where no pair has any."""
     known = {x.item: x.columns for x in crowd.found}
     verdicts = np.bincount(crowd.labels.items, minlength=len(crowd.items))
-    rows = []
+    plain, trainable = [], []
     for i, item in enumerate(crowd.items):
-        p, columns = first_is_better(made.posterior[i]), known[item]
-        row: dict[str, Any] = {"pair_id": item, "verdicts": int(verdicts[i])}
-        if {"prompt", "a", "b"} <= set(columns):
-            sides = (columns["a"], columns["b"]) if p >= 0.5 else (columns["b"], columns["a"])
-            row |= {"prompt": columns["prompt"], "chosen": sides[0], "rejected": sides[1]}
-            row["label"] = max(p, 1 - p)
-        else:
-            row["p_first_is_better"] = p
-        rows.append(row)
-    return rows
+        p = first_is_better(made.posterior[i])
+        about = {"pair_id": item, "verdicts": int(verdicts[i])}
+        plain.append(about | {"p_first_is_better": p})
+        prompt, a, b = (known[item].get(name) for name in COMPARISON)
+        if all(map(readable, (prompt, a, b))):
+            chosen, rejected = (a, b) if p >= 0.5 else (b, a)
+            texts = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+            trainable.append(about | texts | {"label": max(p, 1 - p)})
+    return trainable or plain
 
 
 def write(
@@ -259,13 +258,15 @@ def write(
     table(f"{config.labels}: {summary['verdicts']:,} verdicts", headers, lines)
     for note in notes:
         console.print(f"- {note}", markup=False, highlight=False)
-    stages.write_json(folder / "annotators.json", {"annotators": list(rows), **summary})
+    stages.write_json(folder / "annotators.json", {"by_annotator": list(rows), **summary})
     text = "\n".join(["# Annotators", "", markdown(headers, lines), "", *(f"- {x}" for x in notes)])
     stages.write_text(folder / "annotators.md", text + "\n")
     written = label_rows(crowd, made)
     preferences.write_rows(folder / "labels.jsonl", written)
     if "label" not in written[0]:
         console.print("no prompt, a and b in the file: labels.jsonl is not for training")
+    elif left_out := len(crowd.items) - len(written):
+        console.print(f"{left_out} pairs have no text in prompt, a or b: not in labels.jsonl")
     console.print(f"written: {folder}/annotators.json, .md, labels.jsonl", highlight=False)
 
 
@@ -311,6 +312,11 @@ def why(config: AnnotatorsConfig, choice: Choice) -> str:
         "labels by majority: telling annotators apart does not predict held-out labels better "
         f"({gain} nats a label), so they are alike, or have too few labels to tell"
     )
+
+
+def readable(content: Any) -> bool:
+    """Whether a reward model could read it: text that is not blank, or messages."""
+    return bool(content.strip()) if isinstance(content, str) else isinstance(content, list)
 
 
 def size(content: Any) -> int | None:
