@@ -104,9 +104,14 @@ def run(recipe: str, *overrides: str) -> str:
         return repr((summary, [str(path) for path in made], contents))
 
 
+ONLINE = ("online.orders=2",)
+BOOTSTRAP = ("interval=bootstrap", "resamples=100")
+
+
 def rated(*overrides: str) -> str:
     """`jaxrlhf elo`."""
-    return run("elo", "battles=verdicts.jsonl", "interval=fisher", "online.orders=2", *overrides)
+    few = ("battles=verdicts.jsonl", "interval=fisher", "online.orders=0")
+    return run("elo", *few, *overrides)
 
 
 def judged(*overrides: str) -> str:
