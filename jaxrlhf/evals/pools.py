@@ -6,11 +6,14 @@ and why every rating comes with its error: 400 answers whose utilities have stan
 correlate with their ratings by about .6 at four comparisons each, .9 at thirty.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxrlhf.evals.tournament import ROWS_AT_ONCE
 from jaxrlhf.losses import ratings
@@ -47,40 +50,49 @@ def rate(pools: Sequence[Pool], *, prior: float) -> list[PoolRatings]:
     if prior <= 0:
         raise ValueError(f"prior is {prior}; it must be above 0")
     most = max(pool.answers for pool in pools)
-    first, second = np.triu_indices(most, k=1)
-    at_once = max(1, ROWS_AT_ONCE // max(1, len(first)))
+    at_once = max(1, 2 * ROWS_AT_ONCE // most**2)
     found = []
     for i in range(0, len(pools), at_once):
-        found += _rate(pools[i : i + at_once], first, second, most, prior)
+        found += _rate(pools[i : i + at_once], most, prior)
     return found
 
 
-def _rate(
-    pools: Sequence[Pool], first: np.ndarray, second: np.ndarray, most: int, prior: float
-) -> list[PoolRatings]:
+def _rate(pools: Sequence[Pool], most: int, prior: float) -> list[PoolRatings]:
+    first, second = np.triu_indices(most, k=1)
     counts = np.stack([_counts(pool, most)[first, second] for pool in pools])
     there = np.arange(most) < np.array([pool.answers for pool in pools])[:, None]
-
-    def one(counts: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
-        found = ratings.fit_games(
-            Games(first, second, counts, np.zeros((len(first), 0))),
-            players=most,
-            ties="half",
-            prior=prior,
-            phantom=0.0,
-            effects_prior=0.0,
-        )
-        anchor = there / there.sum()  # answers that are not there change nothing but the mean
-        errors = ratings.gap_errors(found.covariance, anchor=anchor)
-        return found.ratings - anchor @ found.ratings, errors
-
     with jax.enable_x64(True):
-        arrays = jax.numpy.asarray(counts), jax.numpy.asarray(there, float)
-        found = [np.asarray(x) for x in jax.vmap(one)(*arrays)]
+        arrays = jnp.asarray(counts[None]), jnp.asarray(there[None], float)
+        _, found = lax.scan(_all_of(most), jnp.asarray(prior, float), arrays)
+        rated, errors = (np.asarray(x)[0] for x in found)
     return [
-        PoolRatings(*(x[i, : pool.answers] for x in found))  # pyright: ignore
+        PoolRatings(rated[i, : pool.answers], errors[i, : pool.answers])
         for i, pool in enumerate(pools)
     ]
+
+
+@functools.cache
+def _all_of(most: int) -> Callable:
+    """A step of `scan`; the same object in every call, so pools of one size are compiled once."""
+    first, second = np.triu_indices(most, k=1)
+
+    def rate_all(prior: jax.Array, pools: tuple[jax.Array, jax.Array]):
+        def one(counts: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
+            found = ratings.fit_games(
+                Games(first, second, counts, np.zeros((len(first), 0))),
+                players=most,
+                ties="half",
+                prior=prior,
+                phantom=0.0,
+                effects_prior=0.0,
+            )
+            anchor = there / there.sum()  # answers that are not there change nothing but the mean
+            errors = ratings.gap_errors(found.covariance, anchor=anchor)
+            return found.ratings - anchor @ found.ratings, errors
+
+        return prior, jax.vmap(one)(*pools)
+
+    return rate_all
 
 
 def _counts(pool: Pool, most: int) -> np.ndarray:

@@ -9,11 +9,14 @@ with a model in which every pair has a chance of its own.
 Deliberately no files, no tables, and no choice of who plays whom.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy.typing import ArrayLike
 from scipy import sparse, special
 from scipy.sparse import csgraph
@@ -157,11 +160,7 @@ def resampled(
         drawn = weights.astype(float) @ table
     drawn = drawn.reshape(resamples, *counts.shape)
     model, players = _with_ties(battles, model), len(battles.players)
-    at_once = max(1, ROWS_AT_ONCE // len(counts))
-    parts = [
-        _fits(games, drawn[i : i + at_once], model, players) for i in range(0, resamples, at_once)
-    ]
-    return Fitted(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return _fits(games, drawn, model, players)
 
 
 def online(
@@ -176,11 +175,11 @@ def online(
     order = np.stack([np.arange(count), *(rng.permutation(count) for _ in range(orders - 1))])
 
     def play(order: jax.Array) -> jax.Array:
-        games = (jax.numpy.asarray(x)[order] for x in battles[1:4])
+        games = (jnp.asarray(x)[order] for x in battles[1:4])
         return elo.online(*games, players=len(battles.players), k=k, start=start, scale=scale)
 
     with jax.enable_x64(True):
-        return np.asarray(jax.vmap(play)(jax.numpy.asarray(order)))
+        return np.asarray(jax.vmap(play)(jnp.asarray(order)))
 
 
 def transitivity(battles: Battles, found: Fitted, *, ties: Ties) -> Transitivity:
@@ -295,17 +294,36 @@ def _with_ties(battles: Battles, model: Model) -> Model:
 
 
 def _fits(games: Games, counts: np.ndarray, model: Model, players: int) -> Fitted:
-    """`fit_games` for counts [B, R, 3], in float64."""
-
-    def one(counts: jax.Array) -> ratings.Fit:
-        return ratings.fit_games(
-            games._replace(counts=counts),
-            players=players,
-            ties=model.ties,
-            prior=model.prior,
-            phantom=model.phantom,
-            effects_prior=model.effects_prior,
-        )
-
+    """`fit_games` for counts [B, R, 3], in float64: a `vmap`, or several of them in turn."""
+    draws, rows, _ = counts.shape
+    parts = -(-draws * rows // ROWS_AT_ONCE)
+    filled = np.concatenate([counts, counts[: -draws % parts]])
     with jax.enable_x64(True):
-        return Fitted(*map(np.asarray, jax.vmap(one)(jax.numpy.asarray(counts))))
+        penalties = np.array([model.prior, model.phantom, model.effects_prior])
+        given = jax.tree.map(jnp.asarray, (games, penalties))
+        pieces = jnp.asarray(filled.reshape(parts, -1, rows, 3))
+        _, found = lax.scan(_all_of(model.ties, players), given, pieces)
+        columns = (np.asarray(x).reshape(len(filled), *x.shape[2:])[:draws] for x in found)
+    return Fitted(*columns)
+
+
+@functools.cache
+def _all_of(ties: Ties, players: int) -> Callable:
+    """A step of `scan`; the same object in every call, so fits of one size are compiled once."""
+
+    def fit_all(given: tuple[Games, jax.Array], counts: jax.Array):
+        games, (prior, phantom, effects_prior) = given
+
+        def one(counts: jax.Array) -> ratings.Fit:
+            return ratings.fit_games(
+                games._replace(counts=counts),
+                players=players,
+                ties=ties,
+                prior=prior,
+                phantom=phantom,
+                effects_prior=effects_prior,
+            )
+
+        return given, jax.vmap(one)(counts)
+
+    return fit_all
