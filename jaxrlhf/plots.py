@@ -1,4 +1,4 @@
-"""The figures of a report: lines, two scales, reliability, histograms, a grid of small metrics.
+"""The figures of a report: lines, two scales, reliability, intervals, histograms, small grids.
 
 Every function takes plain sequences of numbers and returns a `matplotlib.figure.Figure`; `png`
 turns one into bytes. Only matplotlib's object interface is used, so nothing here touches pyplot or
@@ -162,6 +162,34 @@ def reliability(
     _label(below, "predicted probability", event)
     below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     _legend(figure, [(dots, "measured (bars: 2 standard errors)"), (ideal, "perfect")])
+    return figure
+
+
+def intervals(
+    names: Sequence[str],
+    estimate: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    *,
+    xlabel: str,
+    title: str,
+) -> Figure:
+    """Draw an estimate and its interval for each name, one below the other in the order given."""
+    figure = _blank((SIZE[0], max(2.2, 1.2 + 0.24 * len(names))))
+    axes = figure.add_subplot()
+    _style(axes)
+    _title(axes, title)
+    if not len(names):
+        return _no_data(axes)
+    place = np.arange(len(names))[::-1]
+    axes.hlines(place, low, high, color=BLUE, alpha=0.35, linewidth=4)
+    axes.plot(estimate, place, color=BLUE, marker="o", markersize=5, linestyle="none")
+    axes.set_yticks(place, [name if len(name) <= 40 else name[:39] + "…" for name in names])
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)
+    axes.set_ylim(-0.8, len(names) - 0.2)
+    axes.grid(False, axis="y")
+    _label(axes, xlabel, "")
     return figure
 
 

@@ -18,6 +18,7 @@ import guard_probes as guards
 import label_probes as labels
 import micro
 import pytest
+import ratings_probes as ratings
 import recipe_probes as recipes
 import w2s_stages
 
@@ -264,6 +265,10 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("RuleConfig", "baseline"): w2s("rule.baseline=product", base=JUDGED),
     ("RuleConfig", "min_gain"): w2s("rule.min_gain=0.9", base=JUDGED),
     ("RuleConfig", "min_passes"): w2s("rule.min_passes=2", base=JUDGED),
+    ("OnlineConfig", "k"): p(ratings.rated, "online.k=8", base=ratings.ONLINE),
+    ("OnlineConfig", "start"): p(ratings.rated, "online.start=1500", base=ratings.ONLINE),
+    ("OnlineConfig", "scale"): p(ratings.rated, "online.scale=100", base=ratings.ONLINE),
+    ("OnlineConfig", "orders"): p(ratings.rated, "online.orders=3"),
 }
 
 # Groups of guards. A limit is tried on a log in which the guard stops the run (`guard_cases.py`).
@@ -552,6 +557,58 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("lab sign-flip", "pairs"): p(recipes.sign_flip, "pairs=16"),
     ("lab sign-flip", "test_pairs"): p(recipes.sign_flip, "test_pairs=5"),
     ("lab sign-flip", "results"): p(recipes.sign_flip, "results=here"),
+    ("elo", "battles"): p(ratings.rated, "battles=fewer.jsonl"),
+    ("elo", "output_dir"): p(ratings.rated, "output_dir=elsewhere"),
+    ("elo", "columns"): p(
+        ratings.rated, "columns={model_a: player}", base=("battles=swapped.jsonl",)
+    ),
+    ("elo", "outcomes"): p(ratings.rated, "outcomes={better: 1}", base=("battles=words.jsonl",)),
+    ("elo", "limit"): p(ratings.rated, "limit=60"),
+    ("elo", "on_bad_row"): p(ratings.rated, "on_bad_row=skip", base=("battles=bad.jsonl",)),
+    ("elo", "ties"): p(ratings.rated, "ties=davidson"),
+    ("elo", "prior"): p(ratings.rated, "prior=1"),
+    ("elo", "phantom"): p(ratings.rated, "phantom=1"),
+    ("elo", "covariates"): p(ratings.rated, "covariates=[length]"),
+    ("elo", "texts"): p(ratings.rated, "texts=[a, prompt]", base=("covariates=[length]",)),
+    ("elo", "effects_prior"): p(ratings.rated, "effects_prior=9", base=("covariates=[length]",)),
+    ("elo", "anchor"): p(ratings.rated, "anchor=base"),
+    ("elo", "anchor_rating"): p(ratings.rated, "anchor_rating=0"),
+    ("elo", "interval"): p(ratings.rated, "interval=bootstrap", base=("resamples=100",)),
+    ("elo", "resamples"): p(ratings.rated, "resamples=101", base=ratings.BOOTSTRAP),
+    ("elo", "cluster"): p(ratings.rated, "cluster=prompt", base=ratings.BOOTSTRAP),
+    ("elo", "confidence"): p(ratings.rated, "confidence=0.9"),
+    ("elo", "seed"): p(ratings.rated, "seed=1", base=ratings.BOOTSTRAP),
+    ("annotators", "labels"): p(ratings.judged, "labels=fewer.jsonl"),
+    ("annotators", "output_dir"): p(ratings.judged, "output_dir=elsewhere"),
+    ("annotators", "columns"): p(
+        ratings.judged, "columns={a: text_a, b: text_b}", base=("labels=swapped.jsonl",)
+    ),
+    ("annotators", "outcomes"): p(
+        ratings.judged, "outcomes={better: 1}", base=("labels=words.jsonl",)
+    ),
+    ("annotators", "wide"): p(
+        ratings.judged, "wide=[one, two, three]", base=("labels=wide.jsonl",)
+    ),
+    ("annotators", "limit"): p(ratings.judged, "limit=60"),
+    ("annotators", "on_bad_row"): p(ratings.judged, "on_bad_row=skip", base=("labels=bad.jsonl",)),
+    ("annotators", "model"): p(ratings.judged, "model=majority"),
+    ("annotators", "prior"): p(ratings.judged, "prior=5"),
+    ("annotators", "seed"): p(ratings.judged, "seed=1"),
+    ("rate-answers", "comparisons"): p(ratings.pooled, "comparisons=fewer.jsonl"),
+    ("rate-answers", "output_dir"): p(ratings.pooled, "output_dir=elsewhere"),
+    ("rate-answers", "columns"): p(
+        ratings.pooled, "columns={a: text_a, b: text_b}", base=("comparisons=swapped.jsonl",)
+    ),
+    ("rate-answers", "outcomes"): p(
+        ratings.pooled, "outcomes={better: 1}", base=("comparisons=words.jsonl",)
+    ),
+    ("rate-answers", "limit"): p(ratings.pooled, "limit=60"),
+    ("rate-answers", "on_bad_row"): p(
+        ratings.pooled, "on_bad_row=skip", base=("comparisons=bad.jsonl",)
+    ),
+    ("rate-answers", "prior"): p(ratings.pooled, "prior=3"),
+    ("rate-answers", "pairs"): p(ratings.pooled, "pairs=compared"),
+    ("rate-answers", "target"): p(ratings.pooled, "target=margin"),
     ("inspect", "path"): p(recipes.inspected, "path=run/reward/model"),
     ("inspect", "recipe"): p(recipes.inspected, "recipe=ppo"),
     ("inspect", "config"): p(recipes.inspected, "config=run/ppo/config.yaml", base=("recipe=ppo",)),
@@ -621,6 +678,7 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("sample", "sampling"): p(recipes.asked("sample"), "sampling.temperature=0.5"),
     ("simulate-labels", "world"): p(recipes.labels, "world.settings={repeat_penalty: 9}"),
     ("simulate-labels", "labeller"): p(recipes.labels, "labeller.lapse=1"),
+    ("elo", "online"): p(ratings.rated, "online.orders=2"),
     ("inspect", "mesh"): p(recipes.inspected, "mesh.data=2"),
     ("generate", "mesh"): p(recipes.generated, "mesh.data=2", base=recipes.PROMPT_FILE),
     ("generate", "prompts"): p(recipes.generated, "prompts.limit=5", base=recipes.PROMPT_FILE),

@@ -69,6 +69,21 @@ RECIPES: dict[str, Recipe] = {
         "weak-to-strong generalisation: grids of students of weaker teachers; tables and pictures",
         "jaxrlhf.recipes.w2s",
     ),
+    "elo": Recipe(
+        "ratings of models from a file of battles: Bradley-Terry with intervals, online Elo",
+        "jaxrlhf.recipes.elo",
+        positional="battles",
+    ),
+    "annotators": Recipe(
+        "how reliable annotators are; soft labels from verdicts that disagree",
+        "jaxrlhf.recipes.annotators",
+        positional="labels",
+    ),
+    "rate-answers": Recipe(
+        "ratings of the answers to a prompt, as soft labels or margins for a reward model",
+        "jaxrlhf.recipes.rate_answers",
+        positional="comparisons",
+    ),
     "inspect": Recipe(
         "what a model's folder holds, whether it would load, and the memory to train it",
         "jaxrlhf.recipes.inspect_model",

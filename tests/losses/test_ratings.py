@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from jaxrlhf.losses import ratings
+from jaxrlhf.losses import elo, ratings
 
 
 def test_two_players_are_the_log_odds_and_the_textbook_error():
@@ -25,7 +25,7 @@ def test_a_chain_adds_up():
     found = ratings.fit(wins, prior=0.0)
     a, b, c = found.ratings.tolist()
     assert (a - b, b - c, a - c) == pytest.approx((np.log(3), np.log(4), np.log(12)), abs=1e-4)
-    estimate, low, _ = (ratings.elo(found, anchor=2, z=1.0)[0] / ratings.ELO_PER_NAT).tolist()
+    estimate, low, _ = (ratings.elo(found, anchor=2, z=1.0)[0] / elo.ELO_PER_NAT).tolist()
     assert estimate - low == pytest.approx(np.sqrt(4 / 3 + 5 / 4), rel=1e-4)
 
 
