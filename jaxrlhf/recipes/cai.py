@@ -382,14 +382,10 @@ def _arm(config: CAIConfig, task: CAITask, arm: ArmConfig) -> Actions:
             cai_data.write_ai_pairs(config, arm)
         return reward.run(rewarded)
 
-    settings = config.ppo
-    if arm.kl_coef is not None:
-        penalty = settings.ppo.model_copy(update={"kl_coef": arm.kl_coef})
-        settings = settings.model_copy(update={"ppo": penalty})
     improved = pipelines.stage(
         config,
         f"{name}/ppo",
-        settings,
+        arm.ppo(config.ppo),
         follows="ppo",
         policy=start,
         reward_model=str(folder / "reward" / "model"),

@@ -5,13 +5,14 @@ for a control, turned round or blanked) is decided here, as are people's pairs i
 Variants of the stages before are here too; the files that arms learn from are `cai_data.py`'s.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pydantic
 from pydantic import Field
 
 from jaxrlhf.config import Config
+from jaxrlhf.recipes.ppo import PPOConfig
 
 NAME = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -66,9 +67,11 @@ class ArmConfig(Config):
     helpful_pairs: bool = Field(
         default=True, description="mix in people's preferences among helpful answers"
     )
-
     kl_coef: float | None = Field(
         default=None, ge=0, description="of its KL penalty; null: ppo.ppo.kl_coef"
+    )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="updates of its PPO; null: ppo.max_steps"
     )
 
     @pydantic.model_validator(mode="after")
@@ -78,3 +81,12 @@ class ArmConfig(Config):
         if self.clamp and not (0 <= self.clamp[0] <= 0.5 and np.isclose(sum(self.clamp), 1)):
             raise ValueError(f"clamp = {list(self.clamp)}: must be [x, 1 - x], x from 0 to 0.5")
         return self
+
+    def ppo(self, shared: PPOConfig) -> PPOConfig:
+        """The pipeline's settings, with what this arm has of its own."""
+        change: dict[str, Any] = {}
+        if self.kl_coef is not None:
+            change["ppo"] = shared.ppo.model_copy(update={"kl_coef": self.kl_coef})
+        if self.max_steps is not None:
+            change["max_steps"] = self.max_steps
+        return shared.model_copy(update=change)
