@@ -524,11 +524,8 @@ RECIPE_FIELDS: dict[tuple[str, str], Probe] = {
     ("cai", "model_path"): p(
         cai_plans.pipeline, "model_path=other", base=("pretrain=null", "model_path=first")
     ),
-    ("cai", "chains"): p(cai_plans.pipeline, "chains=[{name: other}]"),
     ("cai", "sl_rounds"): p(cai_plans.pipeline, "sl_rounds=1"),
     ("cai", "sl_revisions"): p(cai_plans.pipeline, "sl_revisions=[last]"),
-    ("cai", "judges"): p(cai_plans.pipeline, "judges=[{name: other}]"),
-    ("cai", "arms"): p(cai_plans.pipeline, "arms=[{name: other}]"),
     ("cai seeds", "output_dir"): p(cai_plans.repetition, "output_dir=elsewhere"),
     ("cai seeds", "config"): p(cai_plans.repetition, f"config={cai_plans.SECOND}"),
     ("cai seeds", "overrides"): p(cai_plans.repetition, "overrides=[ppo.max_steps=3]"),
@@ -687,6 +684,9 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ),
     ("cai", "mesh"): p(cai_plans.pipeline, "mesh.data=2"),
     ("cai", "task"): p(cai_plans.pipeline, "task.helpdesk.world.seed=3"),
+    ("cai", "chains"): p(cai_plans.pipeline, "chains=[{name: other}]"),
+    ("cai", "judges"): p(cai_plans.pipeline, "judges=[{name: other}]"),
+    ("cai", "arms"): p(cai_plans.pipeline, "arms=[{name: other}]"),
     ("rlhf", "mesh"): p(recipes.pipeline, "mesh.data=2"),
     ("rlhf", "task"): p(recipes.pipeline, "task.sandbox.world.seed=3"),
 }
@@ -699,8 +699,13 @@ STAGES = {
     "ppo": "ppo",
 }
 W2S_STAGES = {"pretrain": "sft", "adapt": "sft", "finetune": "classify"}
-# The groups of a pipeline that are configs of stages; for those of `cai` see recipes/test_cai.py.
-PIPELINES = {"rlhf": tuple(STAGES), "w2s": tuple(W2S_STAGES), "cai": tuple(cai_plans.STAGES)}
+# The groups of a pipeline that are configs of stages, or variants of them; for those of `cai` see
+# recipes/test_cai.py.
+PIPELINES = {
+    "rlhf": tuple(STAGES),
+    "w2s": tuple(W2S_STAGES),
+    "cai": (*cai_plans.STAGES, "chains", "judges", "arms"),
+}
 
 
 # The fields there are.
