@@ -373,8 +373,8 @@ def test_a_chain_learns_from_its_last_link_and_answers_for_the_first(supervisors
     link = {"kind": "model", "size": "small", "loss": "mended"}
     who = supervisors(words={}, one={**link, "of": ("words",)}, two={**link, "of": ("one",)})
     who.labels("two")
-    lessons = {(fit.folder.name, fit.train.parent.name) for fit in supervisors.asked}
-    assert lessons == {("one", "words"), ("two", "one")}
+    lessons = {(fit.folder.name, str(Path(*fit.train.parts[-2:]))) for fit in supervisors.asked}
+    assert lessons == {("one", "words/second.jsonl"), ("two", "one/second.jsonl")}
     assert {fit.loss for fit in supervisors.asked} == {"mended"}
     assert who.root("two") == "words" and who.root("words") == "words"
 
