@@ -252,7 +252,7 @@ CASES = {
         "num_kv_heads",
     ),
     "different tokenizers": case(
-        f"{PPO} reward_model=other_words", "policy and reward model use different tokenizers"
+        f"{PPO} reward_model=other_words", "policy and reward_model use different tokenizers"
     ),
     "a reward model that lacks words of the policy": case(
         f"{PPO} reward_model=deaf", "reward_model: has 72 vocabulary rows, the policy 80"

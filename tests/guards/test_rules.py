@@ -10,7 +10,7 @@ from guard_cases import CASES, HEALTHY, NEVER, panel, stopped
 
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.guards import judged
-from jaxrlhf.guards.base import Seen
+from jaxrlhf.guards.base import Lasting, Seen
 from jaxrlhf.guards.panel import GuardsConfig
 
 
@@ -59,6 +59,15 @@ def test_a_drift_has_to_last(tmp_path):
 
     assert not any(stops())
     assert stops("length.updates=2") == [False, False, True, False, False, True]
+
+
+def test_what_has_not_lasted_yet_is_not_judged_even_if_all_of_it_is_wrong():
+    """Guards with an absolute limit can be wrong from the first update on."""
+    seen, guard = Seen(), Lasting(updates=3)
+    for count in (1, 2, 3):
+        seen.add({"a": float(count)})
+        assert guard.running(seen, "a", lambda x: x > 0) == (3.0 if count == 3 else None)
+    assert guard.running(seen, "b", lambda x: x > 0) is None
 
 
 def test_one_bad_evaluation_is_not_a_trend(tmp_path):
