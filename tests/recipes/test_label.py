@@ -4,6 +4,7 @@ import importlib.util
 import json
 import signal
 import socket
+import urllib.request
 from pathlib import Path
 
 import micro
@@ -120,6 +121,8 @@ def test_ctrl_c_is_the_ordinary_end(folder):
     process = micro.child(folder, "label", "labels.sqlite", "pairs=[pairs.jsonl]", "port=0")
     while "open http" not in (line := process.stdout.readline()):
         assert line
+    url = line.split("open ")[1].split()[0]
+    urllib.request.urlopen(url, timeout=60).close()  # it answers, so it also listens to signals
     process.send_signal(signal.SIGINT)
     code, out = micro.finish(process)
     assert code == 0 and "0 verdicts on 5 pairs" in out and "Traceback" not in out
