@@ -129,5 +129,8 @@ def child(folder: Path, *argv: str, script: Sequence[str] = ("-m", "jaxrlhf")) -
 
 def finish(process: subprocess.Popen, *, timeout: float = 300) -> tuple[int, str]:
     """Exit code (negative: the signal that ended it) and everything it printed."""
-    out, _ = process.communicate(timeout=timeout)
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    finally:
+        process.kill()  # nothing that hangs outlives its test
     return process.returncode, out
