@@ -32,7 +32,16 @@ from jaxrlhf.errors import UserError
 from jaxrlhf.metrics import read_metrics
 from jaxrlhf.models import make_lm
 from jaxrlhf.optim import OptimizerConfig, make_optimizer
-from jaxrlhf.recipes import blocks, ppo, rows, sample, sft, simulate_labels, stages
+from jaxrlhf.recipes import (
+    blocks,
+    ppo_config,
+    ppo_given,
+    rows,
+    sample,
+    sft,
+    simulate_labels,
+    stages,
+)
 from jaxrlhf.recipes.tasks import TaskConfig
 from jaxrlhf.sandbox.labeller import Labeller
 
@@ -140,13 +149,13 @@ def sampling(*overrides: str) -> str:
 
 def truncation(*overrides: str) -> str:
     """What a reward sees of "<eos> is token 2, the words are 4 and 5" responses."""
-    config = ppo.TruncationConfig.load(None, overrides)
+    config = ppo_config.TruncationConfig.load(None, overrides)
     words = tokenizers.word_tokenizer(["soup", "pie"])
     tokens = jnp.array([[4, 5, 4, 5, 4], [4, 4, 5, 2, 0]])
     rollout = inference.Generation(
         tokens, tokens > 0, jnp.zeros((2, 4)), finished=jnp.array([False, True])
     )
-    return content(visible(rollout, ppo.make_truncation(config, words)))
+    return content(visible(rollout, ppo_given.make_truncation(config, words)))
 
 
 def mesh(*overrides: str) -> str:

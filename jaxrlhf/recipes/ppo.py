@@ -6,103 +6,24 @@ is a saved reward model, or any Python callable (`run(config, reward_fn=...)`, o
 With `lora` adapters of both train, and the value head; the reference is the policy without them.
 """
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-import numpy as np
-import pydantic
-from pydantic import Field
 
 from jaxrlhf import loop, rewards
 from jaxrlhf.algorithms import ppo as algorithm
-from jaxrlhf.algorithms.base import whole
-from jaxrlhf.algorithms.rollouts import Truncation, check_sampling
-from jaxrlhf.config import Config
-from jaxrlhf.data import chat, pipeline
-from jaxrlhf.errors import ConfigError
+from jaxrlhf.algorithms.base import Algorithm, State, whole
+from jaxrlhf.data import pipeline
 from jaxrlhf.evals.policy import Judge, PolicyEvaluation, evaluate_policy, lowest_and_random
 from jaxrlhf.guards.judged import Compare
-from jaxrlhf.guards.panel import GuardsConfig
 from jaxrlhf.metrics import MetricsWriter, read_metrics
 from jaxrlhf.models import lora, make_scalar_model
 from jaxrlhf.optim import make_optimizer
 from jaxrlhf.recipes import adapters, blocks, first_example, rows, saved, stages
 from jaxrlhf.recipes import guarded as guarding
-from jaxrlhf.recipes.sample import SamplingConfig
-
-
-class SettingsConfig(blocks.config_of(algorithm.Settings)):
-    """Hyper-parameters of PPO, by the papers' names."""
-
-
-class TruncationConfig(Config):
-    """What the reward sees of a response; the policy trains on all it sampled."""
-
-    token: str | None = Field(
-        default=None,
-        description="the reward reads up to this token (a word of the vocabulary); null: all",
-    )
-    after: int = Field(default=0, ge=0, description="not before this many response tokens")
-
-
-class PPOConfig(blocks.TrainConfig):
-    """PPO."""
-
-    policy: str | None = Field(
-        default=None,
-        description="language model to improve (folder or hub name); also the reference",
-    )
-    reward_model: str | None = Field(
-        default=None, description="reward model (folder or hub name): a classifier of one label"
-    )
-    lora: adapters.LoraConfig | None = Field(
-        default=None,
-        description="train low-rank adapters of policy and value network; null: all of both",
-    )
-    reward_function: str | None = Field(
-        default=None,
-        description="instead: `module:function`, called with prompts= and completions=",
-    )
-    prompts: rows.PromptsConfig = Field(
-        default=rows.PromptsConfig(), description="training prompts"
-    )
-    eval_prompts: rows.PromptsConfig = Field(
-        default=rows.PromptsConfig(),
-        description="held-out prompts; without files nothing is held out",
-    )
-    sampling: SamplingConfig = Field(
-        default=SamplingConfig(), description="how responses are drawn"
-    )
-    truncation: TruncationConfig = Field(
-        default=TruncationConfig(), description="cut for the reward"
-    )
-    ppo: SettingsConfig = Field(
-        default=SettingsConfig(), description="the algorithm's hyper-parameters"
-    )
-    chunk_size: int | None = Field(
-        default=None,
-        ge=1,
-        description="vocabulary entries at a time in the output layer; null: all",
-    )
-    shown_completions: int = Field(
-        default=4, ge=0, description="lowest-scored and random rows a table"
-    )
-    guards: GuardsConfig = Field(default=GuardsConfig(), description="what stops a run")
-
-    @pydantic.model_validator(mode="after")
-    def _can_be_learned_from(self) -> Self:
-        check_sampling(self.sampling.with_ids(stop_ids=(0,), pad_id=0))
-        split = self.ppo.model_dump()
-        pieces, parts = split["num_mini_batches"], split["gradient_accumulation_steps"]
-        blocks.divides("batch_size", self.batch_size, "ppo.num_mini_batches", pieces)
-        rows = self.batch_size // pieces
-        blocks.divides("a minibatch", rows, "ppo.gradient_accumulation_steps", parts)
-        return self
-
+from jaxrlhf.recipes.ppo_config import PPOConfig
+from jaxrlhf.recipes.ppo_given import Given, load, named_function
 
 CONFIG = PPOConfig
 
@@ -124,123 +45,142 @@ def run(
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    base = blocks.required("policy", config.policy)
-    lm, reference, tokenizer, family = saved.load_lm(
-        base,
-        mesh,
-        dtype=config.dtype,
-        param_dtype=adapters.kept_in(config.lora, config.dtype),
-        remat=config.remat,
-    )
-    prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
-    rows.check_tokens(lm, tokenizer, prompts)
-    sampling = config.sampling.build(tokenizer)
-    rows.leave_room(lm, prompts, sampling, field="prompts")
-    scalar = load_reward_model(config, lm, tokenizer, mesh)
-    if reward_fn is None:
-        reward_fn = make_reward(config, scalar, tokenizer, found)
+    given = load(config, mesh, reward_fn)
+    parts = split(config, given, mesh)
+    steps = config.steps_for(len(given.prompts))
+    looks = Looks(config, given, stage, parts, judge=judge, compare=compare)
+
+    def prepare():
+        bases = {"policy": config.policy, "value network": config.reward_model}
+        adapters.remember(stage.folder, config.lora, bases)
+        saved.describe(stage.description_dir, given.lm, given.tokenizer, family=given.family)
+        first_example.of_prompts(given.tokenizer, given.prompts.columns)
+
+    panel = looks.guarded.panel
+    with panel.finite():
+        state = stages.train(
+            stage,
+            make_algorithm(config, given, parts, steps),
+            parts.trained,
+            pipeline.batches(given.prompts, batch_size=config.batch_size, seed=config.seed),
+            steps=steps,
+            mesh=mesh,
+            hooks=[*looks.hooks(steps), *hooks],
+            shown=("objective/score", "objective/kl_k1"),
+            open_log=looks.open_log,
+            prepare=prepare,
+            watch=panel.watch,
+        )
+    panel.record()
+    summary = {"steps": steps, **stage.last_metrics()}
+    save(config, given, stage, policy_of(state.params, parts), summary, panel.status())
+    return stage.finish(summary)
+
+
+def make_algorithm(config: PPOConfig, given: Given, parts: adapters.Parts, steps: int) -> Algorithm:
+    """PPO on what was loaded."""
     settings = blocks.settings_of(config.ppo, algorithm.Settings)
-    steps = config.steps_for(len(prompts))
     optimizer = make_optimizer(
         total_steps=steps * settings.num_ppo_epochs * settings.num_mini_batches,
         **config.optimizer.model_dump(),
     )
-    truncation = make_truncation(config.truncation, tokenizer)
-    parts = split(config, lm, reference, family, scalar, mesh)
-    method = algorithm.ppo(
-        lm,
-        reference,
-        reward_fn,
+    return algorithm.ppo(
+        given.lm,
+        given.reference,
+        given.reward_fn,
         optimizer,
-        sampling,
+        given.sampling,
         settings,
-        value_network=scalar.model if scalar else None,
-        truncation=truncation,
+        value_network=given.scalar.model if given.scalar else None,
+        truncation=given.truncation,
         chunk_size=config.chunk_size,
         frozen=parts.frozen,
     )
-    looks: list[loop.Hook] = []
-    logs: list[MetricsWriter] = []
 
-    def open_log(first_step: int) -> MetricsWriter:
-        logs.append(stage.open_log(first_step))
-        guarded.begin(read_metrics(stage.folder) if first_step else [])
-        return logs[-1]
 
-    def policy_of(params: Any) -> Any:
-        return whole(params, parts.frozen)["policy"]
+class Looks:
+    """What looks at a run and changes nothing: evaluations on held-out prompts, and guards."""
 
-    others = other_rewards(config, lm, tokenizer, mesh)
-
-    def look(policy: Any) -> PolicyEvaluation:
-        return evaluate_policy(
-            lm,
-            policy,
-            reference,
-            batches,
-            sampling=sampling,
-            key=jax.random.key(config.seed),
-            decode=rows.decoder(tokenizer),
-            reward_fn=reward_fn,
-            judge=judge,
-            others=others,
+    def __init__(
+        self,
+        config: PPOConfig,
+        given: Given,
+        stage: stages.TrainingStage,
+        parts: adapters.Parts,
+        *,
+        judge: Judge | None,
+        compare: Compare | None,
+    ):
+        self.config, self.given, self.stage, self.parts = config, given, stage, parts
+        self.judge = judge
+        self.log: MetricsWriter | None = None
+        if compare is None and config.guards.labeller:
+            compare = named_function("guards.labeller", config.guards.labeller)
+        guarded = guarding.Run(
+            folder=stage.folder,
+            seed=config.seed,
+            lm=given.lm,
+            policy_of=lambda params: policy_of(params, parts),
+            reward_fn=given.reward_fn,
+            settings=blocks.settings_of(config.ppo, algorithm.Settings),
+            sampling=given.sampling,
+            truncation=given.truncation,
+            tokenizer=given.tokenizer,
+            chunk_size=config.chunk_size,
+            has_evaluations=bool(given.held_out),
+            compare=compare,
+            others=given.others,
+        )
+        self.guarded = guarding.Guarded(
+            config.guards, guarded, reference=lambda: self.answers(given.reference)
         )
 
-    def evaluate(state) -> dict[str, float]:
-        found = look(policy_of(state.params))
-        write_completions(logs[-1], int(state.step), found, config.shown_completions)
+    def hooks(self, steps: int) -> list[loop.Hook]:
+        """Evaluations come before the guards, which read them."""
+        if not self.given.held_out:
+            return [self.guarded.hook]
+        evaluate = stages.every(self.config.eval_steps, steps, self.evaluate, first=True)
+        return [evaluate, self.guarded.hook]
+
+    def open_log(self, first_step: int) -> MetricsWriter:
+        self.log = self.stage.open_log(first_step)
+        self.guarded.begin(read_metrics(self.stage.folder) if first_step else [])
+        return self.log
+
+    def evaluate(self, state: State) -> dict[str, float]:
+        """Figures of the policy on held-out prompts; some of its answers go to the log."""
+        found = self.answers(policy_of(state.params, self.parts))
+        assert self.log is not None  # opened before the first step
+        write_completions(self.log, int(state.step), found, self.config.shown_completions)
         metrics = found.means()
         metrics["objective/score_heldout"] = metrics["eval/score"]
-        return metrics | guarded.held_out(state, found)
+        return metrics | self.guarded.held_out(state, found)
 
-    batches = []
-    if config.eval_prompts.files:
-        held_out, _ = rows.prompts(tokenizer, config.eval_prompts, field="eval_prompts")
-        rows.leave_room(lm, held_out, sampling, field="eval_prompts")
-        batches.append(held_out.take(np.arange(len(held_out))))
-        looks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
-    if compare is None and config.guards.labeller:
-        compare = named_function("guards.labeller", config.guards.labeller)
-    run = guarding.Run(
-        folder=stage.folder,
-        seed=config.seed,
-        lm=lm,
-        policy_of=policy_of,
-        reward_fn=reward_fn,
-        settings=settings,
-        sampling=sampling,
-        truncation=truncation,
-        tokenizer=tokenizer,
-        chunk_size=config.chunk_size,
-        has_evaluations=bool(batches),
-        compare=compare,
-        others=others,
-    )
-    guarded = guarding.Guarded(config.guards, run, reference=lambda: look(reference))
-    looks.append(guarded.hook)
-
-    def prepare():
-        bases = {"policy": base, "value network": config.reward_model}
-        adapters.remember(stage.folder, config.lora, bases)
-        saved.describe(stage.description_dir, lm, tokenizer, family=family)
-        first_example.of_prompts(tokenizer, prompts.columns)
-
-    with guarded.panel.finite():
-        state = stages.train(
-            stage,
-            method,
-            parts.trained,
-            pipeline.batches(prompts, batch_size=config.batch_size, seed=config.seed),
-            steps=steps,
-            mesh=mesh,
-            hooks=[*looks, *hooks],
-            shown=("objective/score", "objective/kl_k1"),
-            open_log=open_log,
-            prepare=prepare,
-            watch=guarded.panel.watch,
+    def answers(self, policy: Any) -> PolicyEvaluation:
+        """Of a policy to the held-out prompts; two policies draw the same random numbers."""
+        given = self.given
+        return evaluate_policy(
+            given.lm,
+            policy,
+            given.reference,
+            given.held_out,
+            sampling=given.sampling,
+            key=jax.random.key(self.config.seed),
+            decode=rows.decoder(given.tokenizer),
+            reward_fn=given.reward_fn,
+            judge=self.judge,
+            others=given.others,
         )
-    guarded.panel.record()
-    summary = {"steps": steps, **stage.last_metrics()}
+
+
+def policy_of(params: Any, parts: adapters.Parts) -> Any:
+    """The policy's parameters, those that do not train among them."""
+    return whole(params, parts.frozen)["policy"]
+
+
+def save(config, given: Given, stage, policy, summary, guards: dict[str, Any]) -> None:
+    """The policy as a folder to serve, with its card; adapters in a folder beside it."""
+    base, family = config.policy, given.family
     readme = saved.model_card(
         "lm",
         "ppo",
@@ -248,78 +188,25 @@ def run(
         base=base,
         data=config.prompts.files,
         summary=summary,
-        guards=guarded.panel.status(),
+        guards=guards,
     )
-    policy = policy_of(state.params)
     if config.lora:
-        adapters.save(stage.folder, lm.config, policy, tokenizer, base=base, family=family)
-    policy = lora.merge(policy)
-    saved.save_lm(stage.model_dir, lm, policy, tokenizer, family=family, readme=readme)
-    return stage.finish(summary)
-
-
-def load_reward_model(config: PPOConfig, lm, tokenizer, mesh) -> saved.SavedScalar | None:
-    """The reward model, or None where the reward is a function."""
-    if config.reward_model is None:
-        return None
-    return load_scalar("reward_model", config.reward_model, config, lm, tokenizer, mesh)
-
-
-def load_scalar(field: str, path: str, config: PPOConfig, lm, tokenizer, mesh) -> saved.SavedScalar:
-    """A reward model that can read whatever the policy says.
-
-    A policy can say every token it has a row for, those of padding too, so the reward model needs
-    as many.
-    """
-    found = saved.load_scalar(
-        path,
-        mesh,
-        dtype=config.dtype,
-        param_dtype=adapters.kept_in(config.lora, config.dtype),
-        remat=config.remat,
-    )
-    saved.same_tokenizer(tokenizer, found.tokenizer, f"policy and {field}")
-    known, said = found.model.config.vocab_size, lm.config.vocab_size
-    if known < said:
-        raise ConfigError(
-            f"{field}: has {known} vocabulary rows, the policy {said}; `jaxrlhf export` with "
-            "drop_padding=true makes a policy without rows that no token needs"
+        adapters.save(
+            stage.folder, given.lm.config, policy, given.tokenizer, base=base, family=family
         )
-    return found
+    saved.save_lm(
+        stage.model_dir,
+        given.lm,
+        lora.merge(policy),
+        given.tokenizer,
+        family=family,
+        readme=readme,
+    )
 
 
-def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.RewardFn:
-    """The reward that the config names."""
-    if (scalar is None) == (config.reward_function is None):
-        raise ConfigError("reward_model, reward_function: give one of the two")
-    if scalar is not None:
-        return rewards.from_model(scalar.model, scalar.params)
-    rule = named_function("reward_function", str(config.reward_function))
-    return rewards.from_text(rule, rows.decoder(tokenizer), rows.columns(prompts))
-
-
-def other_rewards(config: PPOConfig, lm, tokenizer, mesh) -> dict[str, rewards.RewardFn]:
-    """Reward models that only a guard asks, by column of an evaluation."""
-    field, found = "guards.disagreement.reward_models", {}
-    for number, path in enumerate(config.guards.disagreement.reward_models, start=1):
-        scalar = load_scalar(field, path, config, lm, tokenizer, mesh)
-        found[f"score_{number}"] = rewards.from_model(scalar.model, scalar.params)
-    return found
-
-
-def named_function(field: str, name: str) -> Callable[..., Any]:
-    """The Python function that a config field names as `module:function`."""
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # `python -m` has it there, the installed command has not
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{field} = {name!r}: {error}") from error
-
-
-def split(config: PPOConfig, lm, reference, family, scalar, mesh) -> adapters.Parts:
+def split(config: PPOConfig, given: Given, mesh) -> adapters.Parts:
     """What trains of policy and value network, and what does not."""
+    lm, reference, scalar, family = given.lm, given.reference, given.scalar, given.family
     policy_key, value_key = jax.random.split(jax.random.key(config.seed))
     policy = adapters.of_lm(
         config.lora, lm.config, reference, family=family, key=policy_key, mesh=mesh
@@ -343,16 +230,6 @@ def initial_value(config: PPOConfig, lm, reference, scalar) -> dict[str, Any]:
         value = make_scalar_model(lm.config).init(key, reference, zero=True)
         return {"head": value["head"]} if shared else value
     return scalar.params
-
-
-def make_truncation(config: TruncationConfig, tokenizer) -> Truncation | None:
-    """The truncation rule as token ids."""
-    if config.token is None:
-        return None
-    ids = tokenizer.encode(config.token, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ConfigError(f"truncation.token = {config.token!r}: is {len(ids)} tokens, must be one")
-    return Truncation((ids[0], *chat.stop_ids(tokenizer)), config.after)
 
 
 def write_completions(log: MetricsWriter, step: int, found: PolicyEvaluation, count: int) -> None:

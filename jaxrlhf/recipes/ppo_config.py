@@ -1,0 +1,82 @@
+"""What a run of PPO is made of: policy, reward, prompts, sampling, hyper-parameters, guards."""
+
+from typing import Self
+
+import pydantic
+from pydantic import Field
+
+from jaxrlhf.algorithms import ppo as algorithm
+from jaxrlhf.algorithms.rollouts import check_sampling
+from jaxrlhf.config import Config
+from jaxrlhf.guards.panel import GuardsConfig
+from jaxrlhf.recipes import adapters, blocks, rows
+from jaxrlhf.recipes.sample import SamplingConfig
+
+
+class SettingsConfig(blocks.config_of(algorithm.Settings)):
+    """Hyper-parameters of PPO, by the papers' names."""
+
+
+class TruncationConfig(Config):
+    """What the reward sees of a response; the policy trains on all it sampled."""
+
+    token: str | None = Field(
+        default=None,
+        description="the reward reads up to this token (a word of the vocabulary); null: all",
+    )
+    after: int = Field(default=0, ge=0, description="not before this many response tokens")
+
+
+class PPOConfig(blocks.TrainConfig):
+    """PPO."""
+
+    policy: str | None = Field(
+        default=None,
+        description="language model to improve (folder or hub name); also the reference",
+    )
+    reward_model: str | None = Field(
+        default=None, description="reward model (folder or hub name): a classifier of one label"
+    )
+    lora: adapters.LoraConfig | None = Field(
+        default=None,
+        description="train low-rank adapters of policy and value network; null: all of both",
+    )
+    reward_function: str | None = Field(
+        default=None,
+        description="instead: `module:function`, called with prompts= and completions=",
+    )
+    prompts: rows.PromptsConfig = Field(
+        default=rows.PromptsConfig(), description="training prompts"
+    )
+    eval_prompts: rows.PromptsConfig = Field(
+        default=rows.PromptsConfig(),
+        description="held-out prompts; without files nothing is held out",
+    )
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(), description="how responses are drawn"
+    )
+    truncation: TruncationConfig = Field(
+        default=TruncationConfig(), description="cut for the reward"
+    )
+    ppo: SettingsConfig = Field(
+        default=SettingsConfig(), description="the algorithm's hyper-parameters"
+    )
+    chunk_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="vocabulary entries at a time in the output layer; null: all",
+    )
+    shown_completions: int = Field(
+        default=4, ge=0, description="lowest-scored and random rows a table"
+    )
+    guards: GuardsConfig = Field(default=GuardsConfig(), description="what stops a run")
+
+    @pydantic.model_validator(mode="after")
+    def _can_be_learned_from(self) -> Self:
+        check_sampling(self.sampling.with_ids(stop_ids=(0,), pad_id=0))
+        split = self.ppo.model_dump()
+        pieces, parts = split["num_mini_batches"], split["gradient_accumulation_steps"]
+        blocks.divides("batch_size", self.batch_size, "ppo.num_mini_batches", pieces)
+        rows = self.batch_size // pieces
+        blocks.divides("a minibatch", rows, "ppo.gradient_accumulation_steps", parts)
+        return self
