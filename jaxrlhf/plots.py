@@ -173,8 +173,13 @@ def intervals(
     *,
     xlabel: str,
     title: str,
+    marks: Sequence[float | None] = (),
+    marked: str = "",
 ) -> Figure:
-    """Draw an estimate and its interval for each name, one below the other in the order given."""
+    """Draw an estimate and its interval for each name, one below the other in the order given.
+
+    `marks` are values to compare with, a small upright line each, and `marked` says what they are.
+    """
     figure = _blank((SIZE[0], max(2.2, 1.2 + 0.24 * len(names))))
     axes = figure.add_subplot()
     _style(axes)
@@ -184,6 +189,10 @@ def intervals(
     place = np.arange(len(names))[::-1]
     axes.hlines(place, low, high, color=BLUE, alpha=0.35, linewidth=4)
     axes.plot(estimate, place, color=BLUE, marker="o", markersize=5, linestyle="none")
+    beside = [(x, y) for x, y in zip(marks, place, strict=False) if x is not None]
+    if beside:
+        drawn = axes.scatter(*zip(*beside, strict=True), marker="|", s=90, color=INK, zorder=3)
+        _legend(figure, [(drawn, marked)])
     axes.set_yticks(place, [name if len(name) <= 40 else name[:39] + "…" for name in names])
     for text in axes.get_yticklabels():
         text.set_parse_math(False)

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxrlhf import inference, sharding
 from jaxrlhf.data import arrays, chat
+from jaxrlhf.data.columns import Content
 from jaxrlhf.data.formats import Example, Prompt
 from jaxrlhf.data.rows import Loaded, Rows, Skipped
 from jaxrlhf.errors import ConfigError, DataError
@@ -81,9 +82,9 @@ class Sampler:
     mesh: jax.sharding.Mesh | None = None
 
     def generate(
-        self, texts: Sequence[str], keys: Sequence[Sequence[int]], *, stops: Sequence[str] = ()
+        self, texts: Sequence[Content], keys: Sequence[Sequence[int]], *, stops: Sequence[str] = ()
     ) -> list[Drawn]:
-        """See `Model.generate`."""
+        """See `Model.generate`; conversations are answered too."""
         room = self.lm.config.max_positions - self.sampling.max_new_tokens
         rows, problems = self._encoded(texts, room)
         drawn = [Drawn("", None, False, problem) for problem in problems]
@@ -126,8 +127,40 @@ class Sampler:
                 found[i, k] = row[-len(ids[k]) :].sum()
         return found
 
+    def answer_log_probs(
+        self, prompts: Sequence[Content], answers: Sequence[Content]
+    ) -> np.ndarray:
+        """Log-probs `[N]` in nats of each answer, without its end token, after its prompt.
+
+        NaN where the two cannot be tokenised or are longer than the model reads.
+        """
+        found = np.full(len(prompts), np.nan)
+        encoded: dict[int, chat.EncodedExample] = {}
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            try:
+                made = chat.encode_example(self.tokenizer, Example(prompt, answer))
+            except DataError:
+                continue
+            if len(made.tokens) - 1 <= self.lm.config.max_positions:
+                encoded[i] = chat.EncodedExample(made.tokens[:-1], made.loss_mask[:-1])
+        by_length = sorted(encoded, key=lambda i: (len(encoded[i].tokens), i))
+        for some in _blocks(by_length, self.batch_size):
+            batch = self._batch([encoded[i].tokens for i in some], [(0,)] * len(some))
+            lengths = [int(encoded[i].loss_mask.sum()) for i in some]
+            stats = inference.score(
+                self.lm,
+                self.params,
+                batch["tokens"],
+                batch["mask"],
+                response_length=inference.bucket(max(lengths), batch["tokens"].shape[1] - 1),
+            )
+            log_probs = np.asarray(stats.log_probs, np.float64)
+            for i, row, length in zip(some, log_probs, lengths, strict=False):
+                found[i] = row[-length:].sum()
+        return found
+
     def _encoded(
-        self, texts: Sequence[str], room: int
+        self, texts: Sequence[Content], room: int
     ) -> tuple[list[np.ndarray], list[str | None]]:
         """Tokens of every text, and why it cannot be read, or None."""
         rows = [np.zeros(0, np.int32)] * len(texts)

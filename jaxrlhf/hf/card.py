@@ -3,6 +3,7 @@
 What it does not do: measure anything; it lays out what it is told.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +38,28 @@ def text(card: Card) -> str:
         parts.append("## Guards\n\n" + _table("guard", card.guards))
     parts.append(f"## Config\n\n```yaml\n{card.config.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def with_section(card: str, title: str, body: str) -> str:
+    """A card with a section of that title: in place of the one it has, or before the config.
+
+    >>> print(with_section("# A model\\n\\n## Config\\n\\nx: 1\\n", "Safety", "None measured."))
+    # A model
+    <BLANKLINE>
+    ## Safety
+    <BLANKLINE>
+    None measured.
+    <BLANKLINE>
+    ## Config
+    <BLANKLINE>
+    x: 1
+    <BLANKLINE>
+    """
+    parts = re.split(r"(?m)^(?=## )", card)
+    kept = [part for part in parts if not part.startswith(f"## {title}\n")]
+    at = next((i for i, part in enumerate(kept) if part.startswith("## Config")), len(kept))
+    before = "".join(kept[:at]).rstrip("\n")
+    return f"{before}\n\n## {title}\n\n{body.strip()}\n\n{''.join(kept[at:])}".rstrip("\n") + "\n"
 
 
 def _front_matter(card: Card) -> str:

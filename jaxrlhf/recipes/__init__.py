@@ -94,6 +94,11 @@ RECIPES: dict[str, Recipe] = {
         "jaxrlhf.recipes.generate",
         positional="path",
     ),
+    "eval": Recipe(
+        "what a model prefers to say and what it refuses, on public files: a suite of evaluations",
+        "jaxrlhf.recipes.evaluate",
+        positional="path",
+    ),
     "export": Recipe(
         "a checkpoint or a model as a Hugging Face folder",
         "jaxrlhf.recipes.export",

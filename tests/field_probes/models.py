@@ -2,6 +2,7 @@
 
 import micro
 import recipe_probes as recipes
+from eval_tiny import evaluated
 from probing import Probe, p
 
 # Fields of a recipe itself: (recipe, field) -> probe.
@@ -20,6 +21,16 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("generate", "seed"): p(recipes.generated, "seed=1", base=recipes.ONE_PROMPT),
     ("generate", "batch_size"): p(recipes.generated, "batch_size=2", base=recipes.PROMPT_FILE),
     ("generate", "dtype"): p(recipes.generated, "dtype=bfloat16", base=recipes.ONE_PROMPT),
+    ("eval", "path"): p(evaluated, "path=other"),
+    ("eval", "suite"): p(evaluated, "suite=choices", base=("only=[]",)),
+    ("eval", "only"): p(evaluated, "only=[bbq]"),
+    ("eval", "data"): p(evaluated, "data=fewer"),
+    ("eval", "limit"): p(evaluated, "limit=2"),
+    ("eval", "seed"): p(evaluated, "seed=1", base=("limit=2",)),
+    ("eval", "output_dir"): p(evaluated, "output_dir=runs/elsewhere"),
+    ("eval", "batch_size"): p(evaluated, "batch_size=2"),
+    ("eval", "dtype"): p(evaluated, "dtype=bfloat16"),
+    ("eval", "card"): p(evaluated, "card=false"),
     ("export", "path"): p(recipes.exported, "path=run/pretrain/model"),
     ("export", "output"): p(recipes.exported, f"output={micro.scratch()}/exported"),
     ("export", "step"): p(recipes.exported, "step=6", base=("path=run/sft",)),
@@ -34,6 +45,8 @@ FIELDS: dict[tuple[str, str], Probe] = {
 
 PASSED_ON: dict[tuple[str, str], Probe] = {
     ("inspect", "mesh"): p(recipes.inspected, "mesh.data=2"),
+    ("eval", "mesh"): p(evaluated, "mesh.data=2"),
+    ("eval", "sampling"): p(evaluated, "sampling.temperature=0.5"),
     ("generate", "mesh"): p(recipes.generated, "mesh.data=2", base=recipes.PROMPT_FILE),
     ("generate", "prompts"): p(recipes.generated, "prompts.limit=5", base=recipes.PROMPT_FILE),
     ("generate", "sampling"): p(
