@@ -39,6 +39,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "reward": Recipe("train a reward model on preference pairs", "jaxrlhf.recipes.reward"),
     "ppo": Recipe("improve a policy by PPO against a reward", "jaxrlhf.recipes.ppo"),
+    "rounds": Recipe(
+        "rounds of feedback: sample, label, reward model, PPO, measure, and again",
+        "jaxrlhf.recipes.rounds",
+    ),
     "cai": Recipe(
         "constitutional AI: revise under a constitution, fine-tune, AI labels, PPO, report",
         "jaxrlhf.recipes.cai",

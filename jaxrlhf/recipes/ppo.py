@@ -1,6 +1,7 @@
 """`jaxrlhf ppo`: improve a policy against a reward, held near a reference by a KL penalty.
 
-The policy starts as the reference; a separate value network starts as the reward model. The reward
+The policy starts as the reference, or near one that is named; a separate value network starts as
+the reward model. The reward
 is a saved reward model, or any Python callable (`run(config, reward_fn=...)`, or a function
 `module:name` with TRL's signature). Held-out prompts are answered and scored as training goes on.
 With `lora` adapters of both train, and the value head; the reference is the policy without them.
@@ -54,7 +55,10 @@ class PPOConfig(blocks.TrainConfig):
 
     policy: str | None = Field(
         default=None,
-        description="language model to improve (folder or hub name); also the reference",
+        description="language model to improve (folder or hub name)",
+    )
+    reference: str | None = Field(
+        default=None, description="what the KL penalty holds it near; null: the policy as it starts"
     )
     reward_model: str | None = Field(
         default=None, description="reward model (folder or hub name): a classifier of one label"
@@ -125,13 +129,15 @@ def run(
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
     base = blocks.required("policy", config.policy)
-    lm, reference, tokenizer, family = saved.load_lm(
+    start = saved.load_lm(
         base,
         mesh,
         dtype=config.dtype,
         param_dtype=adapters.kept_in(config.lora, config.dtype),
         remat=config.remat,
     )
+    lm, _, tokenizer, family = start
+    reference = load_reference(config, start, mesh)
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
     rows.check_tokens(lm, tokenizer, prompts)
     sampling = config.sampling.build(tokenizer)
@@ -146,7 +152,7 @@ def run(
         **config.optimizer.model_dump(),
     )
     truncation = make_truncation(config.truncation, tokenizer)
-    parts = split(config, lm, reference, family, scalar, mesh)
+    parts = split(config, lm, start.params, family, scalar, mesh)
     method = algorithm.ppo(
         lm,
         reference,
@@ -258,6 +264,20 @@ def run(
     return stage.finish(summary)
 
 
+def load_reference(config: PPOConfig, start: saved.SavedLM, mesh) -> Any:
+    """Parameters of the reference: those the policy starts with, or another model's of its kind."""
+    if config.reference is None:
+        return start.params
+    found = saved.load_lm(config.reference, mesh, dtype=config.dtype, remat=config.remat)
+    saved.same_tokenizer(start.tokenizer, found.tokenizer, "policy and reference")
+    if found.lm.config != start.lm.config:
+        raise ConfigError(
+            f"reference = {config.reference}: is another kind of model than the policy; it must "
+            "have its sizes"
+        )
+    return found.params
+
+
 def load_reward_model(config: PPOConfig, lm, tokenizer, mesh) -> saved.SavedScalar | None:
     """The reward model, or None where the reward is a function."""
     if config.reward_model is None:
@@ -318,13 +338,11 @@ def named_function(field: str, name: str) -> Callable[..., Any]:
         raise ConfigError(f"{field} = {name!r}: {error}") from error
 
 
-def split(config: PPOConfig, lm, reference, family, scalar, mesh) -> adapters.Parts:
+def split(config: PPOConfig, lm, start, family, scalar, mesh) -> adapters.Parts:
     """What trains of policy and value network, and what does not."""
     policy_key, value_key = jax.random.split(jax.random.key(config.seed))
-    policy = adapters.of_lm(
-        config.lora, lm.config, reference, family=family, key=policy_key, mesh=mesh
-    )
-    value = adapters.Parts(initial_value(config, lm, reference, scalar), None)
+    policy = adapters.of_lm(config.lora, lm.config, start, family=family, key=policy_key, mesh=mesh)
+    value = adapters.Parts(initial_value(config, lm, start, scalar), None)
     if "lm" in value.trained:  # a network of its own, no head on the policy's trunk
         of, family = (scalar.model.config, scalar.family) if scalar else (lm.config, family)
         value = adapters.of_scalar(
@@ -335,12 +353,12 @@ def split(config: PPOConfig, lm, reference, family, scalar, mesh) -> adapters.Pa
     return adapters.Parts({"policy": policy.trained, "value": value.trained}, frozen or None)
 
 
-def initial_value(config: PPOConfig, lm, reference, scalar) -> dict[str, Any]:
-    """The reward model's parameters where there is one, else the reference's with a zero head."""
+def initial_value(config: PPOConfig, lm, start, scalar) -> dict[str, Any]:
+    """The reward model's parameters where there is one, else the policy's with a zero head."""
     shared = config.ppo.model_dump()["value_model"] == "shared"
     key = jax.random.key(config.seed)
     if scalar is None or shared:
-        value = make_scalar_model(lm.config).init(key, reference, zero=True)
+        value = make_scalar_model(lm.config).init(key, start, zero=True)
         return {"head": value["head"]} if shared else value
     return scalar.params
 
