@@ -63,6 +63,13 @@ class RewardConfig(blocks.SupervisedConfig):
     center_rewards_coefficient: float = Field(
         default=0.0, ge=0, description="weight of the penalty that keeps scores near 0"
     )
+    loss: Literal["bradley-terry", "regression"] = Field(
+        default="bradley-terry",
+        description="on pairs; or score differences onto rating differences, the column `margin`",
+    )
+    huber_delta: float = Field(
+        default=1.0, gt=0, description="loss: regression; nats from which on it is straight"
+    )
     lapse: float = Field(
         default=0.0, ge=0, lt=1, description="share of labels taken to be coin flips by the loss"
     )
@@ -97,6 +104,12 @@ class RewardConfig(blocks.SupervisedConfig):
             raise ValueError(
                 "warm_start: goes on with all of a model and its head; no lora, no zero_head"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _regression_has_no_lapse(self) -> Self:
+        if self.loss == "regression" and self.lapse:
+            raise ValueError(f"lapse = {self.lapse}: labels lapse, ratings do not; set it to 0")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -138,6 +151,7 @@ def run(config: RewardConfig) -> dict[str, Any]:
         micro_batches=config.gradient_accumulation_steps,
         center_rewards_coefficient=config.center_rewards_coefficient,
         lapse=config.lapse,
+        huber_delta=config.huber_delta if config.loss == "regression" else None,
         frozen=parts.frozen,
     )
 
