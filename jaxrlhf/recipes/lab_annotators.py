@@ -36,11 +36,12 @@ class LabAnnotatorsConfig(LabConfig):
 
 CONFIG = LabAnnotatorsConfig
 EXAMPLE = "jaxrlhf lab annotators results=out"
-SAYS = """{pairs:,} pairs of the first policy's answers, of which gold says the better one. There are
-annotators of reliability {crowd}; as many as the first column says, drawn at random, judge a pair.
-*majority*: a reward model of the majority's labels. *soft labels*: of `jaxrlhf annotators`, which
-chooses by held-out likelihood whether to tell annotators apart. *truth*: of the right labels. Every
-reward model gets {updates} updates. Gold accuracy on held-out pairs."""
+SAYS = """{pairs:,} pairs of the first policy's answers, of which gold says the better one. There
+are annotators of reliability {crowd};
+as many as the first column says, drawn at random, judge a pair. *majority*: a reward model of the
+majority's labels. *soft labels*: of `jaxrlhf annotators`, which chooses by held-out likelihood
+whether to tell annotators apart. *truth*: of the right labels. Every reward model gets {updates}
+updates. Gold accuracy on held-out pairs."""
 
 
 def run(config: LabAnnotatorsConfig) -> dict[str, Any]:
