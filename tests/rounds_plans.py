@@ -1,4 +1,4 @@
-"""`jaxrlhf rounds`: the smallest real run, and the pipeline with stages that only say their configs.
+"""`jaxrlhf rounds`: the smallest real run, and a pipeline whose stages only say what they get.
 
 The real run starts from the tiny pipeline's policy (`micro.py`) and is made once a session.
 """
@@ -37,7 +37,7 @@ SECOND = f"{micro.scratch()}/second_rounds.yaml"
 
 @functools.cache
 def pipeline() -> Path:
-    """The folder with `rounds.yaml` and `rounds/`: every stage of `CONFIG`, done in this process."""
+    """The folder with `rounds.yaml` and `rounds/`: every stage of `CONFIG`, done here."""
     folder = micro.copy(micro.scratch() / "rounds")
     (folder / "rounds.yaml").write_text(config_file.to_text(CONFIG))
     assert micro.command(folder, "rounds", "--config", "rounds.yaml") == 0
@@ -68,6 +68,18 @@ def observed(*overrides: str) -> dict[str, Any]:
     with contextlib.chdir(new_folder()), stand_ins(found):
         rounds.run(config)
     return found
+
+
+def labeller(path: str) -> tuple[str, ...]:
+    """Whom a field below `judge` needs to be asked."""
+    return ("labeller=judge",) if path.startswith("judge.") else ()
+
+
+def decided() -> set[str]:
+    """Fields of stages that the rounds set themselves."""
+    own = {f"{block}.{field}" for block, fields in rounds.OWN.items() for field in fields}
+    worlds = {f"label.world.{field}" for field in ("name", "seed", "settings")}
+    return own | worlds | {"reward.data.train", "reward.data.test"}
 
 
 @contextlib.contextmanager
@@ -113,7 +125,7 @@ FOUND = {
 
 
 def arms(*overrides: str, gold: Any = lambda seed, rounds: 2.0 * rounds) -> dict[str, Any]:
-    """`rounds seeds` in a new folder where the last PPO of an arm ends with a gold; what was run."""
+    """`rounds seeds` in a new folder, the last PPO of an arm ending with `gold`; what was run."""
     ran: list[Any] = []
 
     def run(config: RoundsConfig) -> dict[str, Any]:

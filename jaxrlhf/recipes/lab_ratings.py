@@ -77,6 +77,7 @@ def run_seed(config: LabRatingsConfig, lab: Lab) -> dict[tuple[str, int], float]
         where = f"comparisons-{count}"
         figures["pairs", count] = lab_reward.train(lab, f"{where}/pairs", verdicts).accuracy
         path = lab.root / where / "verdicts.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
         preferences.write_rows(path, verdicts)
         soft = rated(config, path, "soft")
         figures["soft labels", count] = lab_reward.train(lab, f"{where}/soft", soft).accuracy

@@ -71,6 +71,7 @@ def run(config: QueriesConfig) -> dict[str, Any]:
         f"{folder}/pairs.jsonl: {len(pairs):,} pairs by {config.by}, from {found.max():.4f} down "
         f"to {found.min():.4f}; jaxrlhf label STORE pairs=[{folder}/pairs.jsonl] next=priority",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     half = len(pairs) // 2

@@ -84,7 +84,7 @@ def test_the_report_has_a_line_a_round(run):
         low, high = row["gold_gain_sd_interval"]
         assert low <= row["gold_gain_sd"] <= high
     page = (run / "report" / "report.html").read_text()
-    for words in ("By round", "accuracy, new policy", "Gold against √KL", "PPO"):
+    for words in ("By round", "accuracy, new policy", "labels so far", "PPO"):
         assert words in page
     plots = {path.stem for path in (run / "report" / "plots").iterdir()}
     assert {"gold_and_kl", "accuracy", "gold_by_kl", "ppo_round-2"} <= plots
@@ -291,7 +291,7 @@ def judge(store: str, name: str, verdicts: dict[str, Any]) -> None:
 def test_people_are_waited_for_and_none_of_their_verdicts_is_asked_twice(asked, tmp_path):
     folder = asked.pop("folder")
     config = PeopleConfig(overlap=2, labels=(0.6, 0.75, 0.9, 0.97))
-    with pytest.raises(WaitingError, match="0 of the 3 pairs .* of 2 people.*jaxrlhf label"):
+    with pytest.raises(WaitingError, match=r"0 of the 3 pairs .* of 2 people.*jaxrlhf label"):
         rounds_people.run(folder, config, **asked)
     with Store(asked["store"]) as store:
         assert [(p.prompt, p.round, p.model_a) for p in store.pairs()] == [
