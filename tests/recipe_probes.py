@@ -329,6 +329,13 @@ def reference_of_ppo(*overrides: str) -> str:
     return ppo_seen(*overrides).reference
 
 
+def arrives(*overrides: str) -> list[str]:
+    """Whether PPO ends, by the KL of an evaluation."""
+    given = training_stage("ppo", *overrides).given
+    given["open_log"](0).close()
+    return [repr(given["watch"](1, {"eval/kl": kl})) for kl in (2.0, 4.0)]
+
+
 def by_letters(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
     """A reward rule, for `reward_function`."""
     return [float(len(text)) for text in completions]

@@ -8,9 +8,10 @@ With `lora` adapters of both train, and the value head; the reference is the pol
 """
 
 import importlib
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -84,6 +85,12 @@ class PPOConfig(blocks.TrainConfig):
     truncation: TruncationConfig = Field(
         default=TruncationConfig(), description="cut for the reward"
     )
+    stop_kl: float | None = Field(
+        default=None,
+        gt=0,
+        description="training ends with the evaluation whose KL to the reference, nats a sequence, "
+        "reaches this; null: after max_steps",
+    )
     ppo: SettingsConfig = Field(
         default=SettingsConfig(), description="the algorithm's hyper-parameters"
     )
@@ -99,6 +106,8 @@ class PPOConfig(blocks.TrainConfig):
 
     @pydantic.model_validator(mode="after")
     def _can_be_learned_from(self) -> Self:
+        if self.stop_kl and not self.eval_steps:
+            raise ValueError(f"stop_kl = {self.stop_kl}: needs evaluations; set eval_steps")
         check_sampling(self.sampling.with_ids(stop_ids=(0,), pad_id=0))
         split = self.ppo.model_dump()
         pieces, parts = split["num_mini_batches"], split["gradient_accumulation_steps"]
@@ -170,7 +179,9 @@ def run(
 
     def open_log(first_step: int) -> MetricsWriter:
         logs.append(stage.open_log(first_step))
-        guarded.begin(read_metrics(stage.folder) if first_step else [])
+        written = read_metrics(stage.folder) if first_step else []
+        guarded.begin(written)
+        arrived.begin(written)
         return logs[-1]
 
     def policy_of(params: Any) -> Any:
@@ -205,6 +216,8 @@ def run(
         rows.leave_room(lm, held_out, sampling, field="eval_prompts")
         batches.append(held_out.take(np.arange(len(held_out))))
         looks.append(stages.every(config.eval_steps, steps, evaluate, first=True))
+    elif config.stop_kl:
+        raise ConfigError("stop_kl: needs held-out prompts to measure on; set eval_prompts.files")
     if compare is None and config.guards.labeller:
         compare = named_function("guards.labeller", config.guards.labeller)
     run = guarding.Run(
@@ -222,6 +235,7 @@ def run(
         compare=compare,
         others=others,
     )
+    arrived = Arrival(config.stop_kl)
     guarded = guarding.Guarded(config.guards, run, reference=lambda: look(reference))
     looks.append(guarded.hook)
 
@@ -243,10 +257,12 @@ def run(
             shown=("objective/score", "objective/kl_k1"),
             open_log=open_log,
             prepare=prepare,
-            watch=guarded.panel.watch,
+            watch=lambda step, metrics: (
+                guarded.panel.watch(step, metrics) or arrived.watch(step, metrics)
+            ),
         )
     guarded.panel.record()
-    summary = {"steps": steps, **stage.last_metrics()}
+    summary = {"steps": int(state.step), **stage.last_metrics()}
     readme = saved.model_card(
         "lm",
         "ppo",
@@ -262,6 +278,22 @@ def run(
     policy = lora.merge(policy)
     saved.save_lm(stage.model_dir, lm, policy, tokenizer, family=family, readme=readme)
     return stage.finish(summary)
+
+
+class Arrival:
+    """Ends a run at the evaluation that finds the policy far enough from the reference."""
+
+    def __init__(self, stop_kl: float | None):
+        self._limit = math.inf if stop_kl is None else stop_kl
+        self._newest = 0.0
+
+    def begin(self, log: Sequence[Mapping[str, float]]) -> None:
+        """`log` is what the run has written so far: a resumed run may have arrived already."""
+        self._newest = log[-1].get("eval/kl", 0.0) if log else 0.0
+
+    def watch(self, step: int, metrics: Mapping[str, float]) -> loop.Arrived | None:
+        self._newest = metrics.get("eval/kl", self._newest)
+        return loop.Arrived() if self._newest >= self._limit else None
 
 
 def load_reference(config: PPOConfig, start: saved.SavedLM, mesh) -> Any:

@@ -178,6 +178,7 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ),
     ("ppo", "policy"): of("ppo", "params", "policy=run/pretrain/model"),
     ("ppo", "reference"): p(recipes.reference_of_ppo, "reference=run/pretrain/model"),
+    ("ppo", "stop_kl"): p(recipes.arrives, "stop_kl=3", base=("eval_steps=2", *HELD_OUT["ppo"])),
     ("ppo", "reward_model"): p(recipes.scores, f"reward_model={recipes.OTHER_REWARD}"),
     ("ppo", "reward_function"): p(
         recipes.scores, "reward_function=recipe_probes:by_words", base=REWARD_RULE
