@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from jaxrlhf import plots
-from jaxrlhf.config import Config, differences
+from jaxrlhf.config import Config, differences, save_resolved
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.statistics import format_interval, t_interval
@@ -37,6 +37,10 @@ class LabConfig(Config):
     """An experiment on reward models, for several seeds."""
 
     output_dir: str = Field(default="runs/lab", description="a folder a seed goes in here")
+    base_dir: str = Field(
+        default="runs/lab/base",
+        description="first policies and their answers; experiments share it",
+    )
     config: str = Field(
         default="configs/lab_reward.yaml", description="config of the rlhf recipe, a sandbox"
     )
@@ -53,6 +57,7 @@ class Lab(NamedTuple):
     """A seed of an experiment."""
 
     root: Path
+    base: Path
     seed: int
     updates: int
     pipeline: rlhf.RLHFConfig
@@ -72,21 +77,22 @@ class Lab(NamedTuple):
 
 def prepare(config: LabConfig, seed: int) -> Lab:
     """The first policy of a seed and its held-out pairs."""
-    root = Path(config.output_dir) / f"seed-{seed}"
-    own = (f"seed={seed}", f"output_dir={root / 'base'}", "stages=[pretrain, sft]")
+    base = Path(config.base_dir) / f"seed-{seed}"
+    own = (f"seed={seed}", f"output_dir={base}", "stages=[pretrain, sft]")
     pipeline = rlhf.RLHFConfig.load(config.config, [*config.overrides, *own])
     if pipeline.task.kind != "sandbox" or pipeline.sft is None:
         raise ConfigError(f"{config.config}: an experiment needs task.kind: sandbox, and sft")
     rlhf.run(pipeline)
-    task = pipeline.task.prepare(root / "base" / "data", seed=seed)
+    task = pipeline.task.prepare(base / "data", seed=seed)
     lab = Lab(
-        root=root,
+        root=Path(config.output_dir) / f"seed-{seed}",
+        base=base,
         seed=seed,
         updates=config.updates,
         pipeline=pipeline,
-        policy=str(root / "base" / "sft" / "model"),
+        policy=str(base / "sft" / "model"),
         prompts=task.prompts,
-        test=str(root / "test.jsonl"),
+        test=str(base / "test.jsonl"),
     )
     held_out = _sampled(lab, "test", task.test_prompts, None, 2)
     better = [by_gold(lab.world, x["prompt"], *x["responses"]) for x in held_out]
@@ -142,7 +148,7 @@ def _sampled(
 ) -> list[Row]:
     settings: SampleConfig = lab.pipeline.sample.model_copy(
         update={
-            "output_dir": str(lab.root / name),
+            "output_dir": str(lab.base / name),
             "seed": lab.seed,
             "model_path": lab.policy,
             "samples_per_prompt": each,
@@ -150,7 +156,7 @@ def _sampled(
     )
     settings = pipelines.filled(settings, prompts__files=prompts, prompts__limit=limit)
     sample.run(settings)
-    return [dict(row) for row in sources.load_rows(str(lab.root / name / "samples.jsonl"))]
+    return [dict(row) for row in sources.load_rows(str(lab.base / name / "samples.jsonl"))]
 
 
 # Curves and pages.
@@ -244,6 +250,12 @@ def over_seeds(
     config: LabConfig, run_seed: Callable[[Lab], Mapping[tuple[str, int], float]]
 ) -> Curve:
     """An experiment's figures for every seed."""
+    folder = Path(config.output_dir)
+    stages.refuse_another_config(
+        folder, config, harmless=(*stages.HARMLESS, "base_dir", "seeds", "results")
+    )
+    stages.make_folder(folder)
+    save_resolved(config, folder)
     found = []
     for seed in config.seeds:
         console.rule(f"seed {seed}")

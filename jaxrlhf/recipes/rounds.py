@@ -217,14 +217,19 @@ def _round(config: RoundsConfig, task: tasks.Task, number: int) -> Actions:
     files = Files(Path(config.output_dir), number)
     here = rounds_data.name(number)
     asked = policy(config, number - 1)
-    samples = _stage(
-        config, number, "sample", model_path=asked, prompts__files=(str(files.prompts),)
-    )
+    given = config.sample.prompts
+    own = given.model_copy(update={"files": (str(files.prompts),), "limit": None})
+    samples = _stage(config, number, "sample", model_path=asked).model_copy(update={"prompts": own})
     improved = _ppo(config, task, number)
 
     def draw() -> dict[str, Any]:
-        prompts = config.sample.prompts.files or task.prompts
-        rounds_data.write_prompts(files, prompts, pairs=config.pairs, spare=config.spare)
+        rounds_data.write_prompts(
+            files,
+            given.files or task.prompts,
+            limit=given.limit,
+            pairs=config.pairs,
+            spare=config.spare,
+        )
         return sample.run(samples)
 
     def label() -> dict[str, Any]:

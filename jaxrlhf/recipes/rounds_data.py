@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.data.columns import Content
-from jaxrlhf.errors import UserError
+from jaxrlhf.errors import ConfigError, UserError
 from jaxrlhf.labelling import records
 from jaxrlhf.sandbox.protocol import unit_hash
 
@@ -60,9 +60,13 @@ def name(number: int) -> str:
     return f"round-{number}"
 
 
-def write_prompts(files: Files, prompts: Sequence[str], *, pairs: int, spare: float) -> None:
+def write_prompts(
+    files: Files, prompts: Sequence[str], *, limit: int | None, pairs: int, spare: float
+) -> None:
     """The prompts of a round: the next `pairs * spare` of all, from the start again at the end."""
-    every = [dict(row) for file in prompts for row in sources.load_rows(file)]
+    if not prompts:
+        raise ConfigError("sample.prompts.files: name at least one file")
+    every = [dict(row) for file in prompts for row in sources.load_rows(file, limit=limit)]
     count = math.ceil(pairs * spare)
     start = (files.number - 1) * count
     rows = [every[i % len(every)] for i in range(start, start + count)]

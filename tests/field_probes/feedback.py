@@ -12,6 +12,7 @@ PEOPLE = ("labeller=people",)
 LABS = {recipe: lab_plans.probe(recipe) for recipe in lab_plans.MODULES}
 LAB = {
     "output_dir": "output_dir=elsewhere",
+    "base_dir": "base_dir=elsewhere",
     "config": f"config={lab_plans.SECOND}",
     "overrides": "overrides=[ppo.max_steps=3]",
     "seeds": "seeds=[4]",

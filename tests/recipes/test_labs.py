@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf.data import sources
-from jaxrlhf.errors import ConfigError
+from jaxrlhf.errors import ConfigError, UserError
 from jaxrlhf.recipes import lab_annotators, lab_queries, lab_reward
 from jaxrlhf.recipes.lab_annotators import LabAnnotatorsConfig
 from jaxrlhf.recipes.lab_reward import LabConfig, Words
@@ -27,7 +27,9 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     with contextlib.chdir(folder), lab_plans.first_policy():
         config = f"config={micro.pipeline() / 'micro.yaml'}"
-        settings = LabConfig.load(None, (config, f"output_dir={folder}", "updates=4"))
+        settings = LabConfig.load(
+            None, (config, f"output_dir={folder}/x", f"base_dir={folder}/base", "updates=4")
+        )
         yield lab_reward.prepare(settings, 3)
 
 
@@ -38,9 +40,7 @@ def test_held_out_pairs_have_the_better_answer_as_chosen(lab):
         for row in rows
     ]
     assert rows and all(chosen > rejected for chosen, rejected in gold)
-    held_out = {
-        r["prompt"] for r in sources.load_rows(str(lab.root / "base/data/test_prompts.jsonl"))
-    }
+    held_out = {r["prompt"] for r in sources.load_rows(str(lab.base / "data/test_prompts.jsonl"))}
     assert {row["prompt"] for row in rows} <= held_out
     trained = {row["prompt"] for row in lab.answers(prompts=4, each=2)}
     assert len(trained) == 4 and not trained & held_out
@@ -191,3 +191,15 @@ def test_a_config_that_is_no_sandbox_is_refused(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"needs task.kind: sandbox, and sft"):
         lab_reward.prepare(config, 0)
+
+
+def test_an_experiment_with_other_settings_needs_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = {"seeds": (), "output_dir": "out"}
+    config = LabConfig.model_construct(**LabConfig().model_dump() | run)
+    with pytest.raises(IndexError):  # no seed, no curve
+        lab_reward.over_seeds(config, lambda lab: {})
+    (tmp_path / "out" / "seed-0").mkdir()
+    (tmp_path / "out" / "seed-0" / "done.json").write_text("{}")
+    with pytest.raises(UserError, match="updates: 80 there, 9 now"):
+        lab_reward.over_seeds(config.model_copy(update={"updates": 9}), lambda lab: {})

@@ -240,9 +240,13 @@ def test_prompts_take_turns(tmp_path):
     said = []
     for number in (1, 2):
         one = Files(tmp_path, number)
-        rounds_data.write_prompts(one, (str(source),), pairs=2, spare=1.5)
+        rounds_data.write_prompts(one, (str(source),), limit=None, pairs=2, spare=1.5)
         said.append([row["prompt"] for row in read(one.prompts)])
     assert said == [["p0", "p1", "p2"], ["p3", "p4", "p0"]]
+    rounds_data.write_prompts(one, (str(source),), limit=2, pairs=3, spare=1)
+    assert [row["prompt"] for row in read(one.prompts)] == ["p0", "p1", "p0"]
+    with pytest.raises(ConfigError, match=r"sample.prompts.files: name at least one"):
+        rounds_data.write_prompts(one, (), limit=None, pairs=3, spare=1)
 
 
 def samples(files: Files, rows: list[tuple[str, list[str]]]) -> None:
@@ -330,10 +334,10 @@ def test_a_round_of_ties_teaches_nothing(asked):
 def test_the_command_waits_with_an_exit_code_of_its_own_and_goes_on(tmp_path, capfd):
     folder = rounds_plans.copy(tmp_path, "round-1", "round-2")
     (folder / "rounds" / "config.yaml").unlink()
-    people = (*COMMAND, "labeller=people", "rounds=1", "pairs=6")
+    people = (*COMMAND, "labeller=people", "rounds=1", "pairs=14")
     assert micro.command(folder, *people) == 5
     said = " ".join(capfd.readouterr().err.split())
-    assert "waiting: 0 of the 6 pairs" in said and "error" not in said
+    assert "waiting: 0 of the 14 pairs" in said and "error" not in said
     store = str(folder / "rounds" / "labels.sqlite")
     with Store(store) as opened:
         prompts = {str(pair.prompt): 3 for pair in opened.pairs()}
@@ -342,4 +346,6 @@ def test_the_command_waits_with_an_exit_code_of_its_own_and_goes_on(tmp_path, ca
     assert micro.command(folder, *people) == 0
     again = (folder / "rounds" / "round-1" / "sample" / "samples.jsonl").stat().st_mtime_ns
     assert again == sampled
-    assert json.loads((folder / "rounds" / "rounds.json").read_text())["labels"] == 6
+    assert (
+        json.loads((folder / "rounds" / "rounds.json").read_text())["by_round"][0]["labels"] == 14
+    )
