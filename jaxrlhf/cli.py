@@ -4,8 +4,8 @@
 recipe does, its fields and their checks are the recipe's and `config.py`'s; none is known here.
 
 Exit codes: 0 done; 2 something the user can put right (printed without a traceback); 3 a loss or
-metric was not finite; 4 a guard stopped the run; 130 interrupted from the keyboard; 1 a bug, with
-its traceback.
+metric was not finite; 4 a guard stopped the run; 5 people have not answered all yet; 130 stopped
+from the keyboard; 1 a bug, with its traceback.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(
     try:
         return _command(argv, recipes)
     except UserError as error:
-        return _failed(str(error), error.exit_code, argv)
+        return _failed(str(error), error.exit_code, argv, heading=error.heading)
     except KeyboardInterrupt:
         _errors().print("interrupted")
         return 130
@@ -180,11 +180,12 @@ def _import(name: str, module: str) -> ModuleType:
 # Printing.
 
 
-def _failed(message: str, code: int, argv: list[str]) -> int:
+def _failed(message: str, code: int, argv: list[str], *, heading: str = UserError.heading) -> int:
     if "--debug" in argv:
         traceback.print_exc()
     console = _errors()
-    console.print("error:", style="bold red", end=" ")
+    style = "bold red" if heading == UserError.heading else "bold yellow"
+    console.print(heading, style=style, end=" ")
     console.print(message, markup=False, highlight=False, soft_wrap=True)
     return code
 

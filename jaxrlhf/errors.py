@@ -14,6 +14,8 @@ class UserError(Exception):
     """Something the user can put right; the message says what and where."""
 
     exit_code: int = 2
+    heading: str = "error:"
+    """What the message is printed after."""
 
 
 class ConfigError(UserError):
@@ -38,6 +40,13 @@ class GuardError(UserError):
     """A guard stopped a run that was going wrong; its state is saved and a report is written."""
 
     exit_code = 4
+
+
+class WaitingError(UserError):
+    """People have been asked, and have not all answered: nothing went wrong, run it again later."""
+
+    exit_code = 5
+    heading = "waiting:"
 
 
 def nearest(value: object, choices: Iterable[str]) -> str | None:

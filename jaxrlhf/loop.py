@@ -42,6 +42,10 @@ Watch = Callable[[int, Mapping[str, float]], Exception | None]
 It is asked before the first update too, after a resume with no metrics."""
 
 
+class Arrived(Exception):
+    """What a watch returns where the run has got to where it was to go: its last step, no error."""
+
+
 class Stopped(SystemExit):
     """SIGTERM arrived; the state was saved at a step boundary. Exits 0."""
 
@@ -78,9 +82,10 @@ def fit(
       open_log: `first_step -> Log`; what a log holds of later steps is to be dropped.
       hooks: evaluations, called after every update and once before the first.
       on_step: for a progress bar.
-      watch: guards; what they return is raised as soon as the state of that step is saved.
+      watch: guards; what they return is raised as soon as the state of that step is saved, but
+        for `Arrived`, which ends the run there.
     Returns:
-      The final state.
+      The final state; its `step` is below `steps` where a watch said `Arrived`.
     Raises:
       NonFiniteError: a metric is NaN or infinite; the step is not saved.
       Stopped: a signal asked for the end; the state is saved.
@@ -106,7 +111,10 @@ def fit(
         with _stop_signals() as stop:
             metrics = _run_hooks(hooks, 0, state, None) if first == 0 else {}
             _write(log, 0, metrics)
-            if alarm := watch and watch(first, metrics):
+            alarm = watch and watch(first, metrics)
+            if isinstance(alarm, Arrived):
+                return state
+            if alarm:
                 raise alarm
             for step in range(first, steps):
                 compiled, compile_s = counter.count, counter.seconds
@@ -133,6 +141,8 @@ def fit(
                 if store and (last or stopping or due or alarm):
                     store.save(step + 1, state, batches)
                     kept = step + 1
+                if isinstance(alarm, Arrived):
+                    break
                 if alarm:
                     raise alarm
                 if stopping and not last:

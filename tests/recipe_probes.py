@@ -256,16 +256,18 @@ class Seen(NamedTuple):
     scores: str
     completions: list[dict]
     truncation: Any
+    reference: str
 
 
 @functools.cache
 def ppo_seen(*overrides: str) -> Seen:
-    rewards_seen, options_seen = [], []
+    rewards_seen, options_seen, references_seen = [], [], []
     made = ppo_algorithm.ppo
 
     def spy(lm, reference, reward_fn, *args, **options):
         rewards_seen.append(reward_fn)
         options_seen.append(options)
+        references_seen.append(content(reference))
         return made(lm, reference, reward_fn, *args, **options)
 
     out = new_folder()
@@ -281,7 +283,7 @@ def ppo_seen(*overrides: str) -> Seen:
         stage.evaluations[0][-1](algorithm.init(stage.given["params"], key))
         log.close()
         completions = read_completions(out)
-    return Seen(scores, completions, options_seen[0]["truncation"])
+    return Seen(scores, completions, options_seen[0]["truncation"], references_seen[0])
 
 
 def scores(*overrides: str) -> str:
@@ -321,6 +323,17 @@ def first_figures(*overrides: str) -> str:
 
 def truncation_of_ppo(*overrides: str) -> str:
     return repr(ppo_seen(*overrides).truncation)
+
+
+def reference_of_ppo(*overrides: str) -> str:
+    return ppo_seen(*overrides).reference
+
+
+def arrives(*overrides: str) -> list[str]:
+    """Whether PPO ends, by the KL of an evaluation."""
+    given = training_stage("ppo", *overrides).given
+    given["open_log"](0).close()
+    return [repr(given["watch"](1, {"eval/kl": kl})) for kl in (2.0, 4.0)]
 
 
 def by_letters(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:

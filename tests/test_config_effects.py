@@ -12,9 +12,11 @@ from typing import Any
 
 import cai_plans
 import config_probes as probes
+import lab_plans
 import micro
 import pytest
 import recipe_probes as recipes
+import rounds_plans
 import w2s_stages
 from field_probes import cai, feedback, guards, models, pipelines, training, w2s
 from field_probes.guards import FEWER_TESTS
@@ -57,12 +59,14 @@ STAGES = {
     "reward": "reward",
     "ppo": "ppo",
 }
+ROUNDS_STAGES = {**STAGES, "judge": "cai label"}
 W2S_STAGES = {"pretrain": "sft", "adapt": "sft", "finetune": "classify"}
 # The groups of a pipeline that are configs of stages, or variants of them; for those of `cai` see
 # recipes/test_cai.py.
 PIPELINES = {
     "rlhf": tuple(STAGES),
     "w2s": tuple(W2S_STAGES),
+    "rounds": tuple(ROUNDS_STAGES),
     "cai": (*cai_plans.STAGES, "chains", "judges", "arms"),
 }
 
@@ -120,6 +124,8 @@ def second_pipeline():
     with open(FEWER_TESTS, "w") as file:
         file.write(text.replace("test_preferences: 8", "test_preferences: 7"))
     cai_plans.make_second()
+    rounds_plans.make_second()
+    lab_plans.make_second()
     recipes.make_other_reward()
     recipes.make_fewer_samples()
     recipes.make_other_vocabularies()
@@ -223,6 +229,26 @@ def test_the_pipeline_passes_every_field_of_a_stage_on_or_refuses_it():
         for path, _ in stage_fields(STAGES)
         if path.partition(".")[2] in BELONGS_TO_THE_PIPELINE
         or path in WORLD
+        or path in [f"ppo.sampling.{name}" for name in NOT_FOR_PPO]
+    ]
+    assert refused == wanted
+
+
+def test_the_rounds_pass_every_field_of_a_stage_on_or_refuse_it():
+    refused = []
+    for path, change in stage_fields(ROUNDS_STAGES):
+        value, who = change.partition("=")[2], rounds_plans.labeller(path)
+        try:
+            after = rounds_plans.observed(*who, f"{path}={value}", *companions(path))
+        except ConfigError:
+            refused.append(path)
+            continue
+        assert after != rounds_plans.observed(*who, *companions(path)), f"{path} does not arrive"
+    wanted = [
+        path
+        for path, _ in stage_fields(ROUNDS_STAGES)
+        if path.partition(".")[2] in BELONGS_TO_THE_PIPELINE
+        or path in rounds_plans.decided()
         or path in [f"ppo.sampling.{name}" for name in NOT_FOR_PPO]
     ]
     assert refused == wanted

@@ -369,6 +369,21 @@ def test_what_watches_is_asked_before_the_first_update_of_a_resumed_run():
     assert seen == [(2, {})] and list(store.saved) == [2]
 
 
+def test_a_run_that_has_arrived_ends_there_without_an_error():
+    store, log = MemoryStore(), MemoryLog()
+
+    def arrived(step, metrics):
+        return loop.Arrived() if step == 3 else None
+
+    state = fit(Toy(), steps=9, store=store, open_log=lambda step: log, watch=arrived)
+    assert int(state.step) == 3 and list(store.saved) == [3] and log.rows[-1][0] == 3
+    assert w(state) == w(fit(Toy(), steps=3)) and log.closed
+    # Called again, say because what came after was killed: nothing is trained.
+    again = Toy()
+    state = fit(again, steps=9, store=store, watch=arrived)
+    assert int(state.step) == 3 and not again.keys and list(store.saved) == [3]
+
+
 def test_watching_changes_nothing_that_is_trained():
     assert w(fit(Toy(), watch=lambda *_: None)) == w(fit(Toy()))
 

@@ -1,8 +1,9 @@
-"""Reward (preference) models: Bradley-Terry on pairs, the score read at the last real token.
+"""Reward (preference) models: learnt from pairs, the score read at the last real token.
 
 Chosen and rejected texts go through the model as one batch. Labels may be soft (the probability
 that "chosen" is better), margins and a centring term are optional, and so is a labeller's lapse
-rate. Normalising the finished model is the recipe's job (`models.heads.affine`).
+rate; or differences of scores are regressed onto differences of ratings. Normalising the finished
+model is the recipe's job (`models.heads.affine`).
 """
 
 import jax.numpy as jnp
@@ -27,9 +28,13 @@ def reward(
     micro_batches: int = 1,
     center_rewards_coefficient: float = 0.0,
     lapse: float = 0.0,
+    huber_delta: float | None = None,
     frozen: Params = None,
 ) -> Algorithm:
     """Minimise -weight log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs.
+
+    With `huber_delta`, weight huber(score(chosen) - score(rejected) - margin) instead: margins are
+    then differences of ratings.
 
     Args:
       model: scalar model that is trained.
@@ -37,6 +42,7 @@ def reward(
       micro_batches: pieces of the batch whose gradients are accumulated.
       center_rewards_coefficient: weight of (chosen + rejected)^2, which keeps scores near 0.
       lapse: share of labels assumed to be coin flips (Christiano et al. 2017, 2.2.3).
+      huber_delta: nats from which on the regression is straight; None: Bradley-Terry.
       frozen: `{"lm": lora.frozen(...)}`; what trains is then `{"lm": adapters, "head": ...}`.
     Batches: `chosen_tokens` `[B, T]`, `chosen_mask`, `rejected_tokens`, `rejected_mask`, `label`
     `[B]` = P(chosen is better), `margin` `[B]` in nats, `weight` `[B]`, how much
@@ -49,14 +55,21 @@ def reward(
     def collect(state, next_batch, key):
         return next_batch(), {}
 
+    def pair_loss(chosen, rejected, rows):
+        if huber_delta is not None:
+            return preference.rating_regression(
+                chosen, rejected, gap=rows["margin"], delta=huber_delta
+            )
+        return preference.bradley_terry(
+            chosen, rejected, margin=rows["margin"], label=rows["label"], lapse=lapse
+        )
+
     def update(state, batch, key, frozen=None):
         total = batch["label"].shape[0]
 
         def loss_fn(params, rows):
             chosen, rejected = pair_scores(model, whole(params, frozen), rows)
-            loss = preference.bradley_terry(
-                chosen, rejected, margin=rows["margin"], label=rows["label"], lapse=lapse
-            )
+            loss = pair_loss(chosen, rejected, rows)
             penalty = preference.centering(chosen, rejected)
             loss = loss + center_rewards_coefficient * penalty
             loss = jnp.sum(rows["weight"] * loss) / total

@@ -39,6 +39,8 @@ class PoolRatings(NamedTuple):
     """[K] nats, mean 0."""
     errors: np.ndarray
     """[K] standard errors, of differences to the mean."""
+    gap_errors: np.ndarray
+    """[K, K] standard errors of the difference of two ratings; 0 on the diagonal."""
 
 
 def rate(pools: Sequence[Pool], *, prior: float) -> list[PoolRatings]:
@@ -64,10 +66,11 @@ def _rate(pools: Sequence[Pool], most: int, prior: float) -> list[PoolRatings]:
     with jax.enable_x64(True):
         arrays = jnp.asarray(counts[None]), jnp.asarray(there[None], float)
         _, found = lax.scan(_all_of(most), jnp.asarray(prior, float), arrays)
-        rated, errors = (np.asarray(x)[0] for x in found)
+        found = [np.asarray(x)[0] for x in found]
+    sizes = [slice(pool.answers) for pool in pools]
+    rated, errors, gap_errors = found
     return [
-        PoolRatings(rated[i, : pool.answers], errors[i, : pool.answers])
-        for i, pool in enumerate(pools)
+        PoolRatings(rated[i, k], errors[i, k], gap_errors[i, k, k]) for i, k in enumerate(sizes)
     ]
 
 
@@ -77,7 +80,7 @@ def _all_of(most: int) -> Callable:
     first, second = np.triu_indices(most, k=1)
 
     def rate_all(prior: jax.Array, pools: tuple[jax.Array, jax.Array]):
-        def one(counts: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one(counts: jax.Array, there: jax.Array) -> tuple[jax.Array, ...]:
             found = ratings.fit_games(
                 Games(first, second, counts, np.zeros((len(first), 0))),
                 players=most,
@@ -88,7 +91,8 @@ def _all_of(most: int) -> Callable:
             )
             anchor = there / there.sum()  # answers that are not there change nothing but the mean
             errors = ratings.gap_errors(found.covariance, anchor=anchor)
-            return found.ratings - anchor @ found.ratings, errors
+            gaps = jax.vmap(lambda other: ratings.gap_errors(found.covariance, anchor=other))
+            return found.ratings - anchor @ found.ratings, errors, gaps(jnp.eye(most))
 
         return prior, jax.vmap(one)(*pools)
 

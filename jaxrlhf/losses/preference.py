@@ -1,4 +1,4 @@
-"""Losses on preferences: pairs (Bradley-Terry), a centring term, and the best of k.
+"""Losses on preferences: pairs (Bradley-Terry, regression), a centring term, and the best of k.
 
 Scores come from a reward model and may have any dtype; everything is computed in float32.
 
@@ -48,6 +48,35 @@ def bradley_terry(
         return -label * preferred - (1.0 - label) * other
 
     return isolate(loss, chosen - rejected)
+
+
+def rating_regression(
+    chosen_scores: chex.Array, rejected_scores: chex.Array, *, gap: chex.Array, delta: float
+) -> jax.Array:
+    """H_δ(Δ − g), Δ = chosen − rejected: score differences onto rating differences.
+
+    H_δ(x) = x²/2 for |x| ≤ δ, else δ·(|x| − δ/2) (Huber 1964). Over all pairs of the answers to a
+    prompt this is a regression onto the ratings themselves with a free constant for each prompt,
+    which ratings do not tell. Weight it by 1/SE² of the difference: few comparisons say little.
+    Args: `chosen_scores`, `rejected_scores` [B]; `gap` g [B], nats: rating of chosen minus that of
+    rejected (Elo points by `elo.to_score`); `delta` δ > 0, nats, inf for squares.
+    Returns: [B] float32, nats². Raises: ValueError if `delta` is not above 0.
+
+    >>> chosen, rejected = jnp.array([3.0, 3.0]), jnp.array([1.0, -1.0])
+    >>> rating_regression(chosen, rejected, gap=jnp.array([1.0, 1.0]), delta=2.0).tolist()
+    [0.5, 4.0]
+    """
+    if not delta > 0:
+        raise ValueError(f"delta is {delta}; it must be above 0")
+    chosen, rejected = _scores(chosen_scores, rejected_scores)
+    gap = as_float32(gap)
+    same_shape(chosen_scores=chosen, gap=gap)
+
+    def loss(error: jax.Array) -> jax.Array:
+        small = jnp.minimum(jnp.abs(error), delta)  # a constant where the loss is straight
+        return small * (jnp.abs(error) - 0.5 * small)
+
+    return isolate(loss, chosen - rejected - gap)
 
 
 def centering(chosen_scores: chex.Array, rejected_scores: chex.Array) -> jax.Array:

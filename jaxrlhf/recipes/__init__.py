@@ -39,6 +39,18 @@ RECIPES: dict[str, Recipe] = {
     ),
     "reward": Recipe("train a reward model on preference pairs", "jaxrlhf.recipes.reward"),
     "ppo": Recipe("improve a policy by PPO against a reward", "jaxrlhf.recipes.ppo"),
+    "rounds": Recipe(
+        "rounds of feedback: sample, label, reward model, PPO, measure, and again",
+        "jaxrlhf.recipes.rounds",
+    ),
+    "rounds seeds": Recipe(
+        "one budget of labels in one round or split over several, some seeds; a page of results",
+        "jaxrlhf.recipes.rounds_seeds",
+    ),
+    "queries": Recipe(
+        "which pairs to ask about next: disagreement or expected information of reward models",
+        "jaxrlhf.recipes.queries",
+    ),
     "cai": Recipe(
         "constitutional AI: revise under a constitution, fine-tune, AI labels, PPO, report",
         "jaxrlhf.recipes.cai",
@@ -107,5 +119,17 @@ RECIPES: dict[str, Recipe] = {
     "lab sign-flip": Recipe(
         "the sign error of 2019 and its relatives, with and without guards",
         "jaxrlhf.recipes.lab_sign_flip",
+    ),
+    "lab queries": Recipe(
+        "pairs chosen by an ensemble of reward models against random ones, at equal budgets",
+        "jaxrlhf.recipes.lab_queries",
+    ),
+    "lab ratings": Recipe(
+        "a reward model of verdicts, of soft labels from ratings, and of ratings themselves",
+        "jaxrlhf.recipes.lab_ratings",
+    ),
+    "lab annotators": Recipe(
+        "a reward model of annotators' soft labels, and of the majority's",
+        "jaxrlhf.recipes.lab_annotators",
     ),
 }

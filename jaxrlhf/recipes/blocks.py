@@ -128,10 +128,15 @@ class MeshConfig(Config):
         return mesh
 
 
-class StageConfig(Config):
+class FolderConfig(Config):
     """What every stage has."""
 
     output_dir: str = Field(default="runs/run", description="folder of this run")
+
+
+class StageConfig(FolderConfig):
+    """What every stage has that draws something."""
+
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of everything random")
 
 

@@ -1,12 +1,14 @@
 """`jaxrlhf ppo`: improve a policy against a reward, held near a reference by a KL penalty.
 
-The policy starts as the reference; a separate value network starts as the reward model. The reward
-is a saved reward model, or any Python callable (`run(config, reward_fn=...)`, or a function
-`module:name` with TRL's signature). Held-out prompts are answered and scored as training goes on.
+The policy starts as the reference, or near one that is named; a separate value network starts as
+the reward model. The reward is a saved reward model, or any Python callable (`run(config,
+reward_fn=...)`, or a function `module:name` with TRL's signature). Held-out prompts are answered
+and scored as training goes on.
 With `lora` adapters of both train, and the value head; the reference is the policy without them.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -69,10 +71,10 @@ def run(
             shown=("objective/score", "objective/kl_k1"),
             open_log=looks.open_log,
             prepare=prepare,
-            watch=panel.watch,
+            watch=looks.watch,
         )
     panel.record()
-    summary = {"steps": steps, **stage.last_metrics()}
+    summary = {"steps": int(state.step), **stage.last_metrics()}
     save(config, given, stage, policy_of(state.params, parts), summary, panel.status())
     return stage.finish(summary)
 
@@ -113,6 +115,7 @@ class Looks:
     ):
         self.config, self.given, self.stage, self.parts = config, given, stage, parts
         self.judge = judge
+        self.arrived = Arrival(config.stop_kl)
         self.log: MetricsWriter | None = None
         if compare is None and config.guards.labeller:
             compare = named_function("guards.labeller", config.guards.labeller)
@@ -144,8 +147,14 @@ class Looks:
 
     def open_log(self, first_step: int) -> MetricsWriter:
         self.log = self.stage.open_log(first_step)
-        self.guarded.begin(read_metrics(self.stage.folder) if first_step else [])
+        written = read_metrics(self.stage.folder) if first_step else []
+        self.guarded.begin(written)
+        self.arrived.begin(written)
         return self.log
+
+    def watch(self, step: int, metrics: Mapping[str, float]) -> Exception | None:
+        """Why a run ends here: a guard, or that it has come as far as it was to."""
+        return self.guarded.panel.watch(step, metrics) or self.arrived.watch(step, metrics)
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Figures of the policy on held-out prompts; some of its answers go to the log."""
@@ -171,6 +180,22 @@ class Looks:
             judge=self.judge,
             others=given.others,
         )
+
+
+class Arrival:
+    """Ends a run at the evaluation that finds the policy far enough from the reference."""
+
+    def __init__(self, stop_kl: float | None):
+        self._limit = math.inf if stop_kl is None else stop_kl
+        self._newest = 0.0
+
+    def begin(self, log: Sequence[Mapping[str, float]]) -> None:
+        """`log` is what the run has written so far: a resumed run may have arrived already."""
+        self._newest = log[-1].get("eval/kl", 0.0) if log else 0.0
+
+    def watch(self, step: int, metrics: Mapping[str, float]) -> loop.Arrived | None:
+        self._newest = metrics.get("eval/kl", self._newest)
+        return loop.Arrived() if self._newest >= self._limit else None
 
 
 def policy_of(params: Any, parts: adapters.Parts) -> Any:
@@ -206,12 +231,10 @@ def save(config, given: Given, stage, policy, summary, guards: dict[str, Any]) -
 
 def split(config: PPOConfig, given: Given, mesh) -> adapters.Parts:
     """What trains of policy and value network, and what does not."""
-    lm, reference, scalar, family = given.lm, given.reference, given.scalar, given.family
+    lm, start, scalar, family = given.lm, given.start, given.scalar, given.family
     policy_key, value_key = jax.random.split(jax.random.key(config.seed))
-    policy = adapters.of_lm(
-        config.lora, lm.config, reference, family=family, key=policy_key, mesh=mesh
-    )
-    value = adapters.Parts(initial_value(config, lm, reference, scalar), None)
+    policy = adapters.of_lm(config.lora, lm.config, start, family=family, key=policy_key, mesh=mesh)
+    value = adapters.Parts(initial_value(config, lm, start, scalar), None)
     if "lm" in value.trained:  # a network of its own, no head on the policy's trunk
         of, family = (scalar.model.config, scalar.family) if scalar else (lm.config, family)
         value = adapters.of_scalar(
@@ -222,12 +245,12 @@ def split(config: PPOConfig, given: Given, mesh) -> adapters.Parts:
     return adapters.Parts({"policy": policy.trained, "value": value.trained}, frozen or None)
 
 
-def initial_value(config: PPOConfig, lm, reference, scalar) -> dict[str, Any]:
-    """The reward model's parameters where there is one, else the reference's with a zero head."""
+def initial_value(config: PPOConfig, lm, start, scalar) -> dict[str, Any]:
+    """The reward model's parameters where there is one, else the policy's with a zero head."""
     shared = config.ppo.model_dump()["value_model"] == "shared"
     key = jax.random.key(config.seed)
     if scalar is None or shared:
-        value = make_scalar_model(lm.config).init(key, reference, zero=True)
+        value = make_scalar_model(lm.config).init(key, start, zero=True)
         return {"head": value["head"]} if shared else value
     return scalar.params
 

@@ -32,7 +32,10 @@ class PPOConfig(blocks.TrainConfig):
 
     policy: str | None = Field(
         default=None,
-        description="language model to improve (folder or hub name); also the reference",
+        description="language model to improve (folder or hub name)",
+    )
+    reference: str | None = Field(
+        default=None, description="what the KL penalty holds it near; null: the policy as it starts"
     )
     reward_model: str | None = Field(
         default=None, description="reward model (folder or hub name): a classifier of one label"
@@ -58,6 +61,12 @@ class PPOConfig(blocks.TrainConfig):
     truncation: TruncationConfig = Field(
         default=TruncationConfig(), description="cut for the reward"
     )
+    stop_kl: float | None = Field(
+        default=None,
+        gt=0,
+        description="training ends with the evaluation whose KL to the reference, nats a sequence, "
+        "reaches this; null: after max_steps",
+    )
     ppo: SettingsConfig = Field(
         default=SettingsConfig(), description="the algorithm's hyper-parameters"
     )
@@ -73,6 +82,8 @@ class PPOConfig(blocks.TrainConfig):
 
     @pydantic.model_validator(mode="after")
     def _can_be_learned_from(self) -> Self:
+        if self.stop_kl and not self.eval_steps:
+            raise ValueError(f"stop_kl = {self.stop_kl}: needs evaluations; set eval_steps")
         check_sampling(self.sampling.with_ids(stop_ids=(0,), pad_id=0))
         split = self.ppo.model_dump()
         pieces, parts = split["num_mini_batches"], split["gradient_accumulation_steps"]

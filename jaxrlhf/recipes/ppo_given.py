@@ -23,7 +23,8 @@ class Given(NamedTuple):
     """What the config names, loaded and found to fit together."""
 
     lm: LM
-    reference: Any  # parameters of the policy before training
+    start: Any  # parameters of the policy before training
+    reference: Any  # parameters that the KL is measured from; the same where no others are named
     tokenizer: Any
     family: Any
     prompts: Arrays
@@ -37,13 +38,14 @@ class Given(NamedTuple):
 
 def load(config: PPOConfig, mesh, reward_fn: rewards.RewardFn | None) -> Given:
     """Models, prompts and reward."""
-    lm, reference, tokenizer, family = saved.load_lm(
+    start = saved.load_lm(
         blocks.required("policy", config.policy),
         mesh,
         dtype=config.dtype,
         param_dtype=adapters.kept_in(config.lora, config.dtype),
         remat=config.remat,
     )
+    lm, params, tokenizer, family = start
     sampling = config.sampling.build(tokenizer)
     prompts, found = rows.prompts(tokenizer, config.prompts, field="prompts")
     rows.check_tokens(lm, tokenizer, prompts)
@@ -53,10 +55,13 @@ def load(config: PPOConfig, mesh, reward_fn: rewards.RewardFn | None) -> Given:
         kept, _ = rows.prompts(tokenizer, config.eval_prompts, field="eval_prompts")
         rows.leave_room(lm, kept, sampling, field="eval_prompts")
         held_out.append(kept.take(np.arange(len(kept))))
+    elif config.stop_kl:
+        raise ConfigError("stop_kl: needs held-out prompts to measure on; set eval_prompts.files")
     scalar = load_reward_model(config, lm, tokenizer, mesh)
     return Given(
         lm=lm,
-        reference=reference,
+        start=params,
+        reference=load_reference(config, start, mesh),
         tokenizer=tokenizer,
         family=family,
         prompts=prompts,
@@ -67,6 +72,20 @@ def load(config: PPOConfig, mesh, reward_fn: rewards.RewardFn | None) -> Given:
         reward_fn=reward_fn or make_reward(config, scalar, tokenizer, found),
         others=other_rewards(config, lm, tokenizer, mesh),
     )
+
+
+def load_reference(config: PPOConfig, start: saved.SavedLM, mesh) -> Any:
+    """Parameters of the reference: those the policy starts with, or another model's of its kind."""
+    if config.reference is None:
+        return start.params
+    found = saved.load_lm(config.reference, mesh, dtype=config.dtype, remat=config.remat)
+    saved.same_tokenizer(start.tokenizer, found.tokenizer, "policy and reference")
+    if found.lm.config != start.lm.config:
+        raise ConfigError(
+            f"reference = {config.reference}: is another kind of model than the policy; it must "
+            "have its sizes"
+        )
+    return found.params
 
 
 def load_reward_model(config: PPOConfig, lm, tokenizer, mesh) -> saved.SavedScalar | None:

@@ -7,8 +7,9 @@ The answers to each prompt are rated by Bradley-Terry with a prior. answers.json
 with its `rating` (nats, mean 0 of the prompt), its standard `error`, and a `weight` of 1/error^2,
 mean 1, for a regression. preferences.jsonl has pairs of answers as `jaxrlhf reward` reads them:
 
-- target: soft      `label` is sigmoid(difference of the ratings)
-- target: margin    `margin` is that difference, in nats
+- target: soft        `label` is sigmoid(difference of the ratings)
+- target: margin      `margin` is that difference, in nats
+- target: regression  `margin` likewise and `weight` 1/error^2 of it, mean 1: for loss=regression
 
 A rating pools what is known of an answer, so that pairs nobody compared get a label too. Where
 answers were compared less than about eight times, a reward model that is trained on the verdicts
@@ -56,7 +57,7 @@ class RateAnswersConfig(Config):
     pairs: Literal["compared", "all"] = Field(
         default="all", description="which pairs of a prompt's answers become rows"
     )
-    target: Literal["soft", "margin"] = Field(
+    target: Literal["soft", "margin", "regression"] = Field(
         default="soft", description="what a rating difference becomes"
     )
 
@@ -123,7 +124,7 @@ def answer_rows(asked: list[Asked], rated: list[PoolRatings]) -> Iterator[dict[s
     """A row an answer."""
     mean = np.concatenate([x.errors**-2.0 for x in rated]).mean()
     for x, found in zip(asked, rated, strict=True):
-        for answer, rating, error in zip(x.answers, *found, strict=True):
+        for answer, rating, error in zip(x.answers, found.ratings, found.errors, strict=True):
             yield {
                 "prompt": x.prompt,
                 "response": answer,
@@ -135,16 +136,27 @@ def answer_rows(asked: list[Asked], rated: list[PoolRatings]) -> Iterator[dict[s
 
 def pair_rows(
     config: RateAnswersConfig, asked: list[Asked], rated: list[PoolRatings]
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """A row a pair, the answer of higher rating chosen."""
+    rows = []
     for x, found in zip(asked, rated, strict=True):
         met = {(min(i, j), max(i, j)) for i, j, _ in x.games}
         every = combinations(range(len(x.answers)), 2)
         for i, j in sorted(met) if config.pairs == "compared" else every:
             if found.ratings[i] < found.ratings[j]:
                 i, j = j, i
+            texts = {"prompt": x.prompt, "chosen": x.answers[i], "rejected": x.answers[j]}
             gap = float(found.ratings[i] - found.ratings[j])
-            said = (
-                {"label": float(special.expit(gap))} if config.target == "soft" else {"margin": gap}
-            )
-            yield {"prompt": x.prompt, "chosen": x.answers[i], "rejected": x.answers[j], **said}
+            rows.append(texts | said(config.target, gap, float(found.gap_errors[i, j])))
+    if config.target == "regression":
+        mean = float(np.mean([row["weight"] for row in rows]))
+        for row in rows:
+            row["weight"] /= mean
+    return rows
+
+
+def said(target: str, gap: float, error: float) -> dict[str, float]:
+    """What a reward model is told of a rating difference."""
+    if target == "soft":
+        return {"label": float(special.expit(gap))}
+    return {"margin": gap} | ({"weight": error**-2.0} if target == "regression" else {})

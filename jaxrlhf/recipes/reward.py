@@ -18,6 +18,7 @@ from jaxrlhf.algorithms.base import whole
 from jaxrlhf.algorithms.reward import reward
 from jaxrlhf.data import pipeline
 from jaxrlhf.data.arrays import Arrays
+from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals import calibration
 from jaxrlhf.models import heads, lora, make_scalar_model
 from jaxrlhf.optim import make_optimizer
@@ -32,6 +33,9 @@ class RewardConfig(blocks.SupervisedConfig):
 
     model_path: str | None = Field(
         default=None, description="language model it starts from (folder or hub name)"
+    )
+    warm_start: str | None = Field(
+        default=None, description="instead: a reward model that is trained further"
     )
     lora: adapters.LoraConfig | None = Field(
         default=None, description="train low-rank adapters and the head; null: all of it"
@@ -58,6 +62,13 @@ class RewardConfig(blocks.SupervisedConfig):
     )
     center_rewards_coefficient: float = Field(
         default=0.0, ge=0, description="weight of the penalty that keeps scores near 0"
+    )
+    loss: Literal["bradley-terry", "regression"] = Field(
+        default="bradley-terry",
+        description="on pairs; or score differences onto rating differences, the column `margin`",
+    )
+    huber_delta: float = Field(
+        default=1.0, gt=0, description="loss: regression; nats from which on it is straight"
     )
     lapse: float = Field(
         default=0.0, ge=0, lt=1, description="share of labels taken to be coin flips by the loss"
@@ -86,6 +97,22 @@ class RewardConfig(blocks.SupervisedConfig):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.warm_start and self.model_path:
+            raise ValueError("model_path, warm_start: give one of the two")
+        if self.warm_start and (self.lora or self.zero_head):
+            raise ValueError(
+                "warm_start: goes on with all of a model and its head; no lora, no zero_head"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _regression_has_no_lapse(self) -> Self:
+        if self.loss == "regression" and self.lapse:
+            raise ValueError(f"lapse = {self.lapse}: labels lapse, ratings do not; set it to 0")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _zero_has_no_scale(self) -> Self:
         if self.zero_head and self.normalize_before:
             raise ValueError(
@@ -103,35 +130,28 @@ def run(config: RewardConfig) -> dict[str, Any]:
     if summary := stage.summary():
         return summary
     mesh = config.mesh.build(batch_size=config.batch_size)
-    base = blocks.required("model_path", config.model_path)
-    lm, lm_params, tokenizer, family = saved.load_lm(
-        base,
-        mesh,
-        dtype=config.dtype,
-        param_dtype=adapters.kept_in(config.lora, config.dtype),
-        remat=config.remat,
-    )
-    rows.check_length(lm, config.max_length)
+    base = blocks.required("model_path", config.warm_start or config.model_path)
+    key = jax.random.key(config.seed)
+    model, params, tokenizer, family = load_start(config, base, mesh, key=key)
+    rows.check_length(model, config.max_length)
     load: dict[str, Any] = {"max_length": config.max_length, "over_long": config.over_long}
     train = rows.pairs(tokenizer, config.data, config.data.train, field="data.train", **load)
-    rows.check_tokens(lm, tokenizer, train)
+    rows.check_tokens(model, tokenizer, train)
     test = None
     if config.data.test:
         test = rows.pairs(tokenizer, config.data, config.data.test, field="data.test", **load)
-    model = make_scalar_model(lm.config, final_norm=config.final_norm, pooling=config.pooling)
-    key = jax.random.key(config.seed)
-    params = model.init(key, lm_params, zero=config.zero_head)
     standard = normaliser(config, model, tokenizer, train, mesh)
     if config.normalize_before:
         params = standard(params)
     steps = config.steps_for(len(train))
-    parts = adapters.of_scalar(config.lora, lm.config, params, family=family, key=key, mesh=mesh)
+    parts = adapters.of_scalar(config.lora, model.config, params, family=family, key=key, mesh=mesh)
     algorithm = reward(
         model,
         make_optimizer(total_steps=steps, **config.optimizer.model_dump()),
         micro_batches=config.gradient_accumulation_steps,
         center_rewards_coefficient=config.center_rewards_coefficient,
         lapse=config.lapse,
+        huber_delta=config.huber_delta if config.loss == "regression" else None,
         frozen=parts.frozen,
     )
 
@@ -174,7 +194,7 @@ def run(config: RewardConfig) -> dict[str, Any]:
     if config.lora:
         adapters.save(
             stage.folder,
-            lm.config,
+            model.config,
             params["lm"],
             tokenizer,
             base=base,
@@ -187,6 +207,23 @@ def run(config: RewardConfig) -> dict[str, Any]:
     if test:  # margins are log-odds before the normalisation, which would spoil the calibration
         save_pair_scores(stage, pair_scores(model, trained, test, config.batch_size, mesh))
     return stage.finish(done)
+
+
+def load_start(config: RewardConfig, base: str, mesh, *, key: jax.Array) -> saved.SavedScalar:
+    """A language model with a new head, or the reward model that is trained further."""
+    load: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
+    if config.warm_start:
+        found = saved.load_scalar(base, mesh, **load)
+        for field in ("final_norm", "pooling"):
+            theirs, ours = getattr(found.model, field), getattr(config, field)
+            if theirs != ours:
+                raise ConfigError(f"{field} = {ours!r}: warm_start = {base} has {theirs!r}")
+        return found
+    load["param_dtype"] = adapters.kept_in(config.lora, config.dtype)
+    lm, params, tokenizer, family = saved.load_lm(base, mesh, **load)
+    model = make_scalar_model(lm.config, final_norm=config.final_norm, pooling=config.pooling)
+    params = model.init(key, params, zero=config.zero_head)
+    return saved.SavedScalar(model, params, tokenizer, family)
 
 
 def nats_per_score(trained: Any, standardised: Any) -> float:

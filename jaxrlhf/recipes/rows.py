@@ -13,7 +13,7 @@ from jaxrlhf.data.arrays import Arrays
 from jaxrlhf.data.columns import Content
 from jaxrlhf.data.rows import Loaded, Rows
 from jaxrlhf.errors import ConfigError
-from jaxrlhf.models import LM
+from jaxrlhf.models import LM, ScalarModel
 from jaxrlhf.recipes.blocks import DataConfig
 from jaxrlhf.sampling import Sampling
 
@@ -109,7 +109,7 @@ def leave_room(lm: LM, prompts: Arrays, sampling: Sampling, *, field: str) -> No
         )
 
 
-def check_length(lm: LM, length: int) -> None:
+def check_length(lm: LM | ScalarModel, length: int) -> None:
     """Refuse rows that are longer than the model."""
     limit = lm.config.max_positions
     if length > limit:
@@ -118,14 +118,14 @@ def check_length(lm: LM, length: int) -> None:
         )
 
 
-def check_tokens(lm: LM, tokenizer: Any, found: Arrays) -> None:
+def check_tokens(lm: LM | ScalarModel, tokenizer: Any, found: Arrays) -> None:
     """`check_ids` of all tokens of some rows."""
     for name, x in found.columns.items():
         if name.endswith("tokens"):
             check_ids(lm, tokenizer, x)
 
 
-def check_ids(lm: LM, tokenizer: Any, tokens: np.ndarray) -> None:
+def check_ids(lm: LM | ScalarModel, tokenizer: Any, tokens: np.ndarray) -> None:
     """Refuse tokens that the model has no row for: its tokenizer was extended, say."""
     limit, highest = lm.config.vocab_size, int(tokens.max())
     if highest >= limit:

@@ -21,7 +21,7 @@ from jaxrlhf.data.stream import RowStream
 from jaxrlhf.errors import ConfigError, UserError
 from jaxrlhf.metrics import MetricsWriter, read_metrics
 from jaxrlhf.progress import progress
-from jaxrlhf.recipes.blocks import StageConfig, TrainConfig
+from jaxrlhf.recipes.blocks import FolderConfig, TrainConfig
 
 # Of a training stage's folder: the finished model, that model but for its weights (there from the
 # first step on), and the checkpoints.
@@ -44,7 +44,7 @@ HARMLESS = (
 class Stage:
     """The folder of one stage."""
 
-    def __init__(self, config: StageConfig):
+    def __init__(self, config: FolderConfig):
         self.config = config
         self.folder = Path(config.output_dir)
         self.started = time.monotonic()
@@ -118,8 +118,13 @@ def make_folder(folder: Path) -> None:
         raise ConfigError(f"output_dir = {folder}: cannot be made ({error.strerror})") from error
 
 
-def refuse_another_config(folder: Path, config: Config) -> None:
-    """Raise where `folder` holds a run with other settings and something to lose; list them."""
+def refuse_another_config(
+    folder: Path, config: Config, *, harmless: Sequence[str] = HARMLESS
+) -> None:
+    """Raise where `folder` holds a run with other settings and something to lose; list them.
+
+    `harmless`: fields that may differ.
+    """
     path = folder / "config.yaml"
     saved = any(
         any(folder.glob(f"**/{name}"))
@@ -133,7 +138,7 @@ def refuse_another_config(folder: Path, config: Config) -> None:
     changed = [
         f"{name}: {_shown(old)} there, {_shown(new)} now"
         for name, old, new in differences(before, config)
-        if not set(name.split(".")) & set(HARMLESS)
+        if not set(name.split(".")) & set(harmless)
         and not (old is ... and name in defaults and new == defaults[name])
     ]
     if changed:

@@ -29,11 +29,24 @@ def last_tokens(batch, side: str) -> list[int]:
     return [int(row[np.nonzero(real)[0][-1]]) for row, real in zip(tokens, mask, strict=True)]
 
 
-def by_hand(params, batch, *, center_rewards_coefficient: float, lapse: float):
+@pytest.fixture(scope="module")
+def regression() -> tables.Run:
+    return tables.reward_run(huber_delta=0.7)
+
+
+def by_hand(
+    params,
+    batch,
+    *,
+    center_rewards_coefficient: float = 0.0,
+    lapse: float = 0.0,
+    huber_delta: float | None = None,
+):
     """Metrics and gradient. The score of a row is w · table[x] + b, x its last token.
 
     P(Δ) = (1 − ε) σ(Δ) + ε/2;  L = w (−p log P(Δ − m) − (1 − p) log P(−Δ − m) + c (r + r')²);
     ∂ log P / ∂Δ = (1 − ε) σ(1 − σ) / P.
+    With δ: L = w H_δ(Δ − m), which is e²/2 or δ(|e| − δ/2); ∂L/∂Δ is e cut at ±δ.
     """
     table = np.asarray(params["lm"]["embed"]["embedding"], np.float64)
     kernel = np.asarray(params["head"]["kernel"], np.float64)
@@ -52,10 +65,15 @@ def by_hand(params, batch, *, center_rewards_coefficient: float, lapse: float):
         log_won, slope_won = choice(r - r_bad - m)
         log_lost, slope_lost = choice(r_bad - r - m)
         centre = center_rewards_coefficient
-        losses.append(w * (-p * log_won - (1 - p) * log_lost + centre * (r + r_bad) ** 2))
+        error, loss = r - r_bad - m, -p * log_won - (1 - p) * log_lost
+        d_gap = -p * slope_won + (1 - p) * slope_lost
+        if huber_delta is not None:
+            beyond = abs(error) > huber_delta
+            loss = huber_delta * (abs(error) - huber_delta / 2) if beyond else error**2 / 2
+            d_gap = np.clip(error, -huber_delta, huber_delta)
+        losses.append(w * (loss + centre * (r + r_bad) ** 2))
         correct.append((r > r_bad) == (p > 0.5))
         pairs.append((r, r_bad))
-        d_gap = -p * slope_won + (1 - p) * slope_lost
         for token, sign in ((good, 1), (bad, -1)):
             d_score = w * (sign * d_gap + 2 * centre * (r + r_bad)) / size
             grads["table"][token] += d_score * kernel
@@ -73,10 +91,12 @@ def by_hand(params, batch, *, center_rewards_coefficient: float, lapse: float):
     return metrics, grads
 
 
-@pytest.mark.parametrize("which", ["run", "plain"])
+OPTIONS = {"run": SETTINGS, "plain": {}, "regression": {"huber_delta": 0.7}}
+
+
+@pytest.mark.parametrize("which", OPTIONS)
 def test_a_step_equals_the_one_written_out_in_numpy(which, request):
-    run = request.getfixturevalue(which)
-    options = SETTINGS if which == "run" else {"center_rewards_coefficient": 0.0, "lapse": 0.0}
+    run, options = request.getfixturevalue(which), OPTIONS[which]
     expected, grads = by_hand(run.state.params, run.batch, **options)
     new, metrics = run.update(run.state, run.batch, run.key)
     assert metrics.keys() == expected.keys()

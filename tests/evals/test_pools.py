@@ -57,3 +57,15 @@ def test_the_errors_are_those_of_the_prior_where_nothing_was_compared():
 def test_there_is_no_rating_without_a_prior():
     with pytest.raises(ValueError, match="above 0"):
         pools.rate([Pool(2, [0], [1], [1.0])], prior=0.0)
+
+
+def test_errors_of_differences():
+    """Two answers tied once, a third never compared; prior precision 4."""
+    # r0 - r1: prior precision 2, the game adds p(1 - p) = 1/4. r0 + r1: precision 2, untouched.
+    # r0 alone has (1/2.25 + 1/2)/4, r2 has 1/4, and the two are independent.
+    rated = pools.rate([Pool(3, [0], [1], [0.5]), Pool(2, [0], [1], [0.5])], prior=4.0)
+    apart = np.sqrt((1 / 2.25 + 1 / 2) / 4 + 1 / 4)
+    near = np.sqrt(1 / 2.25)
+    wanted = [[0, near, apart], [near, 0, apart], [apart, apart, 0]]
+    assert rated[0].gap_errors == pytest.approx(np.array(wanted), abs=1e-9)
+    assert rated[1].gap_errors == pytest.approx(np.array([[0, near], [near, 0]]), abs=1e-9)

@@ -1,8 +1,24 @@
 """Probes of what people say: the labelling page, annotators, ratings."""
 
+import lab_plans
 import label_probes as labels
+import micro
+import queries_probes as queries
 import ratings_probes as ratings
+import rounds_plans as rounds
 from probing import Probe, p
+
+PEOPLE = ("labeller=people",)
+LABS = {recipe: lab_plans.probe(recipe) for recipe in lab_plans.MODULES}
+LAB = {
+    "output_dir": "output_dir=elsewhere",
+    "base_dir": "base_dir=elsewhere",
+    "config": f"config={lab_plans.SECOND}",
+    "overrides": "overrides=[ppo.max_steps=3]",
+    "seeds": "seeds=[4]",
+    "updates": "updates=3",
+    "results": "results=page",
+}
 
 # Groups: (class, field) -> probe. The change is an override of the class itself.
 
@@ -11,6 +27,10 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("OnlineConfig", "start"): p(ratings.rated, "online.start=1500", base=ratings.ONLINE),
     ("OnlineConfig", "scale"): p(ratings.rated, "online.scale=100", base=ratings.ONLINE),
     ("OnlineConfig", "orders"): p(ratings.rated, "online.orders=3"),
+    ("PeopleConfig", "overlap"): p(rounds.observed, "people.overlap=2", base=PEOPLE),
+    ("PeopleConfig", "labels"): p(rounds.observed, "people.labels=[.5,.6,.7,.8]", base=PEOPLE),
+    ("PeopleConfig", "margins"): p(rounds.observed, "people.margins=[0,1,2,3]", base=PEOPLE),
+    ("PeopleConfig", "ties"): p(rounds.observed, "people.ties=half", base=PEOPLE),
 }
 
 # Fields of a recipe itself: (recipe, field) -> probe.
@@ -96,10 +116,70 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("rate-answers", "prior"): p(ratings.pooled, "prior=3"),
     ("rate-answers", "pairs"): p(ratings.pooled, "pairs=compared"),
     ("rate-answers", "target"): p(ratings.pooled, "target=margin"),
+    ("rounds", "output_dir"): p(rounds.observed, "output_dir=elsewhere"),
+    ("rounds", "seed"): p(rounds.observed, "seed=1"),
+    ("rounds", "dtype"): p(rounds.observed, "dtype=bfloat16"),
+    ("rounds", "remat"): p(rounds.observed, "remat=true"),
+    ("rounds", "model_path"): p(
+        rounds.observed, "model_path=other", base=("pretrain=null", "model_path=first")
+    ),
+    ("rounds", "rounds"): p(rounds.observed, "rounds=3"),
+    ("rounds", "pairs"): p(rounds.observed, "pairs=7"),
+    ("rounds", "spare"): p(rounds.observed, "spare=3"),
+    ("rounds", "test_share"): p(rounds.observed, "test_share=0.3"),
+    ("rounds", "mix"): p(rounds.observed, "mix=last"),
+    ("rounds", "policy_init"): p(rounds.observed, "policy_init=previous"),
+    ("rounds", "reward_init"): p(rounds.observed, "reward_init=previous"),
+    ("rounds", "labeller"): p(rounds.observed, "labeller=people"),
+    ("rounds seeds", "output_dir"): p(rounds.seeds, "output_dir=elsewhere"),
+    ("rounds seeds", "config"): p(rounds.seeds, f"config={rounds.SECOND}"),
+    ("rounds seeds", "overrides"): p(rounds.seeds, "overrides=[spare=3]"),
+    ("rounds seeds", "seeds"): p(rounds.seeds, "seeds=[1, 3]"),
+    ("rounds seeds", "arms"): p(rounds.seeds, "arms=[1, 3]"),
+    ("rounds seeds", "labels"): p(rounds.seeds, "labels=24"),
+    ("rounds seeds", "kl"): p(rounds.seeds, "kl=10"),
+    ("rounds seeds", "min_gain"): p(rounds.seeds, "min_gain=9"),
+    ("rounds seeds", "min_passes"): p(rounds.seeds, "min_passes=3"),
+    ("rounds seeds", "results"): p(rounds.seeds, "results=page"),
+    ("queries", "output_dir"): p(queries.asked, f"output_dir={micro.scratch()}/queries"),
+    ("queries", "seed"): p(queries.asked, "seed=1", base=("by=random",)),
+    ("queries", "pairs"): p(queries.asked, "pairs=[run/label/test_preferences.jsonl]"),
+    ("queries", "columns"): p(
+        queries.asked, "columns={chosen: prompt}", base=("pairs=[run/label/preferences.jsonl]",)
+    ),
+    ("queries", "reward_models"): p(
+        queries.asked, "reward_models=[run/reward/model, run/reward/model]"
+    ),
+    ("queries", "by"): p(queries.asked, "by=information"),
+    ("queries", "dtype"): p(queries.asked, "dtype=bfloat16"),
+    ("queries", "max_length"): p(queries.asked, "max_length=6"),
+    ("queries", "batch_size"): p(queries.asked, "batch_size=8"),
+    **{
+        (recipe, field): p(probe, change)
+        for recipe, probe in LABS.items()
+        for field, change in LAB.items()
+    },
+    ("lab queries", "pool"): p(LABS["lab queries"], "pool=13"),
+    ("lab queries", "budgets"): p(LABS["lab queries"], "budgets=[4, 7]"),
+    ("lab queries", "members"): p(LABS["lab queries"], "members=3"),
+    ("lab queries", "arms"): p(LABS["lab queries"], "arms=[random]"),
+    ("lab ratings", "prompts"): p(LABS["lab ratings"], "prompts=5"),
+    ("lab ratings", "answers"): p(LABS["lab ratings"], "answers=3"),
+    ("lab ratings", "comparisons"): p(LABS["lab ratings"], "comparisons=[2, 3]"),
+    ("lab ratings", "prior"): p(LABS["lab ratings"], "prior=3"),
+    ("lab annotators", "pairs"): p(LABS["lab annotators"], "pairs=7"),
+    ("lab annotators", "reliabilities"): p(
+        LABS["lab annotators"], "reliabilities=[.9,.9,.2,.2,.5]"
+    ),
+    ("lab annotators", "verdicts"): p(LABS["lab annotators"], "verdicts=[3]"),
 }
 
 # Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.
 
 PASSED_ON: dict[tuple[str, str], Probe] = {
     ("elo", "online"): p(ratings.rated, "online.orders=2"),
+    ("rounds", "mesh"): p(rounds.observed, "mesh.data=2"),
+    ("rounds", "task"): p(rounds.observed, "task.sandbox.world.seed=3"),
+    ("rounds", "people"): p(rounds.observed, "people.overlap=3", base=PEOPLE),
+    ("queries", "mesh"): p(queries.asked, "mesh.data=2"),
 }

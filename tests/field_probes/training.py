@@ -163,6 +163,11 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("reward", "center_rewards_coefficient"): of(
         "reward", "update", "center_rewards_coefficient=0.1"
     ),
+    ("reward", "warm_start"): of(
+        "reward", "params", "warm_start=run/reward/model", "model_path=null"
+    ),
+    ("reward", "loss"): of("reward", "update", "loss=regression"),
+    ("reward", "huber_delta"): of("reward", "update", "huber_delta=3", base=("loss=regression",)),
     ("reward", "lapse"): of("reward", "update", "lapse=0.1"),
     ("reward", "normalize"): of("reward", "params", "normalize=none", base=("normalize=pairs",)),
     ("reward", "normalize_before"): of(
@@ -172,6 +177,8 @@ FIELDS: dict[tuple[str, str], Probe] = {
         recipes.asked("reward"), "reference=run/pretrain/model", base=recipes.REFERENCE
     ),
     ("ppo", "policy"): of("ppo", "params", "policy=run/pretrain/model"),
+    ("ppo", "reference"): p(recipes.reference_of_ppo, "reference=run/pretrain/model"),
+    ("ppo", "stop_kl"): p(recipes.arrives, "stop_kl=3", base=("eval_steps=2", *HELD_OUT["ppo"])),
     ("ppo", "reward_model"): p(recipes.scores, f"reward_model={recipes.OTHER_REWARD}"),
     ("ppo", "reward_function"): p(
         recipes.scores, "reward_function=recipe_probes:by_words", base=REWARD_RULE

@@ -34,6 +34,10 @@ def careless_labels(chosen: jax.Array, rejected: jax.Array) -> jax.Array:
     return preference.bradley_terry(chosen, rejected, margin=0.3, label=0.8, lapse=0.1)
 
 
+def rating_regression(chosen: jax.Array, rejected: jax.Array) -> jax.Array:
+    return preference.rating_regression(chosen, rejected, gap=jnp.ones((B, T)), delta=1.0)
+
+
 LOSSES: list[tuple[Callable[..., jax.Array], list[tuple[int, ...]]]] = [
     (divergences.k1, [(B, T)] * 2),
     (divergences.k2, [(B, T)] * 2),
@@ -45,6 +49,7 @@ LOSSES: list[tuple[Callable[..., jax.Array], list[tuple[int, ...]]]] = [
     (supervised.z_loss, [(B, T, V)]),
     (preference.bradley_terry, [(B, T)] * 2),
     (careless_labels, [(B, T)] * 2),
+    (rating_regression, [(B, T)] * 2),
     (preference.centering, [(B, T)] * 2),
     (surrogate, [(B, T)] * 3),
     (value_loss, [(B, T)] * 3),

@@ -118,3 +118,35 @@ def test_best_of_k() -> None:
     )
     whole = best_of_k(jnp.array([[1, 2, 3]]), jnp.array([2]))
     assert whole.dtype == jnp.float32 and np.isnan(best_of_k(p, jnp.array([3]))).all()
+
+
+# Regression onto ratings.
+
+
+def huber(gap: float, *, target: float = 0.0, delta: float = 1.0) -> float:
+    found = preference.rating_regression(
+        jnp.array([gap]), jnp.zeros(1), gap=jnp.array([target]), delta=delta
+    )
+    return float(found[0])
+
+
+def test_regression_is_half_a_square_near_the_rating_and_straight_beyond_delta() -> None:
+    # H_1: .5^2/2, 1 - 1/2, 3 - 1/2; H_2(3) = 2 * (3 - 1); squares all the way at infinity.
+    assert huber(2.5, target=2.0) == 0.125
+    assert huber(1.0) == 0.5 and huber(-3.0) == huber(3.0) == 2.5
+    assert huber(3.0, delta=2.0) == 4.0
+    assert huber(3.0, delta=float("inf")) == 4.5
+    assert huber(7.25, target=7.25) == 0.0
+
+
+def test_the_gradient_of_the_regression_is_the_error_cut_at_delta() -> None:
+    def loss(chosen: jax.Array) -> jax.Array:
+        return preference.rating_regression(chosen, jnp.zeros(5), gap=jnp.ones(5), delta=2.0).sum()
+
+    errors = jnp.array([-9.0, -1.0, 0.0, 1.5, 9.0])
+    np.testing.assert_allclose(jax.grad(loss)(errors + 1), [-2.0, -1.0, 0.0, 1.5, 2.0])
+
+
+def test_a_delta_that_is_not_above_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        huber(1.0, delta=0.0)

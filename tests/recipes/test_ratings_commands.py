@@ -291,3 +291,21 @@ def test_preference_pairs_are_comparisons_too(command):
     _, folder = command("rate-answers", "rows.jsonl", rows=rows)
     (pair,) = read(folder / "preferences.jsonl")
     assert pair["chosen"] == "yes" and 0.5 < pair["label"] < 0.75  # shrunk from 3/4
+
+
+def test_regression_rows_say_how_sure_each_difference_is(command):
+    rows = [
+        {"prompt": "p", "a": a, "b": b, "verdict": 2}
+        for a, b, count in (("good", "fair", 8), ("fair", "good", 4), ("fair", "poor", 1))
+        for _ in range(count)
+    ]
+    _, folder = command("rate-answers", "rows.jsonl", "target=regression", rows=rows)
+    answers = {row["response"]: row["rating"] for row in read(folder / "answers.jsonl")}
+    pairs = {(row["chosen"], row["rejected"]): row for row in read(folder / "preferences.jsonl")}
+    for (chosen, rejected), row in pairs.items():
+        assert row["margin"] == pytest.approx(answers[chosen] - answers[rejected])
+        assert "label" not in row
+    weights = {pair: row["weight"] for pair, row in pairs.items()}
+    assert sum(weights.values()) == pytest.approx(len(pairs))
+    # Compared twelve times, once, and never.
+    assert weights["good", "fair"] > weights["fair", "poor"] > weights["good", "poor"]
