@@ -5,7 +5,8 @@ Points, each reached in the middle of an ordinary run:
     save:K:N   SIGKILL at the N-th file operation in the temporary folder of checkpoint K
     term:K     SIGTERM when the metrics of step K have been written
     model:N    SIGKILL at the N-th file operation when the finished model is saved
-    done       SIGKILL when the model is saved and `done.json` is not yet
+    done:N     SIGKILL when the N-th stage of this process (1 where N is not said) has saved its
+               model and `done.json` is not written yet
     append:K:N SIGKILL when N bytes of the K-th row of this run's stream of rows are on disk
     full:K:N   from the save of checkpoint K on, no file can grow beyond N bytes
 """
@@ -93,12 +94,15 @@ def at_append(row: int, written: int) -> None:
     stream.RowStream.append = watched  # type: ignore[method-assign]
 
 
-def instead_of_done() -> None:
-    write = stages.write_json
+def instead_of_done(number: int) -> None:
+    write, left = stages.write_json, number
 
     def watched(path: Any, value: Any) -> None:
+        nonlocal left
         if path.name == "done.json":
-            kill()
+            left -= 1
+            if left == 0:
+                kill()
         write(path, value)
 
     stages.write_json = watched
@@ -119,7 +123,7 @@ def arm(point: str) -> None:
         case "append":
             at_append(step, number)
         case "done":
-            instead_of_done()
+            instead_of_done(step or 1)
         case _:
             raise SystemExit(f"no such point: {point}")
 

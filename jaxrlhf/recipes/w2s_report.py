@@ -24,7 +24,7 @@ from jaxrlhf.evals.statistics import Interval, format_interval
 from jaxrlhf.metrics import read_metrics, series
 from jaxrlhf.plots import Line
 from jaxrlhf.progress import console, table
-from jaxrlhf.recipes import stages
+from jaxrlhf.recipes import stages, w2s_ppo
 from jaxrlhf.recipes.supervisors import probs
 from jaxrlhf.recipes.w2s_task import TEST
 
@@ -69,6 +69,7 @@ def run(
     failed: Mapping[str, str],
     *,
     spent: Mapping[str, float],
+    improved: Sequence[w2s_ppo.Improved] = (),
 ) -> dict[str, Any]:
     """Measure, print, write; the summary has the verdict."""
     outcomes = {name: [measure(one) for one in some] for name, some in done.items()}
@@ -92,12 +93,18 @@ def run(
         for title, figure in pictures(name, found, done[name]).items():
             (folder / PICTURES / f"{title}.png").write_bytes(plots.png(figure))
             parts.append(f"![{title}]({PICTURES}/{title}.png)\n")
+    if improved:
+        columns, lines = w2s_ppo.section(improved)
+        table("PPO", columns, lines)
+        (folder / PICTURES / "ppo.png").write_bytes(plots.png(w2s_ppo.picture(improved)))
+        parts += [PPO_TEXT, markdown(columns, lines), f"![gold]({PICTURES}/ppo.png)\n"]
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"- {k}: {why}" for k, why in failed.items()))
         for which, why in failed.items():
             console.print(f"failed: {which}: {why}", markup=False)
     (folder / PAGE).write_text("\n".join(parts) + "\n")
     records = {name: [as_record(one) for one in found] for name, found in outcomes.items()}
+    records["ppo"] = [{**one.arm._asdict(), **one.summary} for one in improved]
     records |= {"failed": dict(failed), "config": config.model_dump(mode="json")}
     stages.write_json(Path(config.output_dir) / "results.json", records)
     console.print(f"results: {(folder / PAGE).absolute()}")
@@ -249,6 +256,15 @@ def heading(config: Any, spent: Mapping[str, float]) -> str:
         f"over seeds. Ceilings learn the truth of the {config.ceiling_half} half. `oracle stop` is "
         "the best test accuracy at any evaluation, which takes the truth to choose.\n"
     )
+
+
+PPO_TEXT = """## PPO
+
+The same policy, improved with each reward model: gold on held-out prompts, in standard deviations
+of the policy's own answers, gained from before PPO to its end. Scores were brought to mean 0,
+standard deviation 1 on the policy's answers first. Accuracy: of the reward model, on the test
+pairs. Intervals: bootstrap over prompts for one seed, Student's t over seeds; other columns: means.
+"""
 
 
 def rule_text(rule: Any, verdict: str) -> str:
