@@ -106,6 +106,12 @@ def normalise(source: Path, where: Path, config: RLHFConfig) -> None:
     saved.save_scalar(where, model, params, tokenizer, family=family)
 
 
+def as_record(one: Improved) -> dict[str, Any]:
+    """JSON of an arm; its folders as text."""
+    arm = {name: str(x) if isinstance(x, Path) else x for name, x in one.arm._asdict().items()}
+    return {**arm, **one.summary}
+
+
 # ------------------------------------------------------------------ table and picture
 
 

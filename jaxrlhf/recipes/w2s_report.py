@@ -104,7 +104,7 @@ def run(
             console.print(f"failed: {which}: {why}", markup=False)
     (folder / PAGE).write_text("\n".join(parts) + "\n")
     records = {name: [as_record(one) for one in found] for name, found in outcomes.items()}
-    records["ppo"] = [{**one.arm._asdict(), **one.summary} for one in improved]
+    records["ppo"] = [w2s_ppo.as_record(one) for one in improved]
     records |= {"failed": dict(failed), "config": config.model_dump(mode="json")}
     stages.write_json(Path(config.output_dir) / "results.json", records)
     console.print(f"results: {(folder / PAGE).absolute()}")

@@ -1,6 +1,7 @@
 """A weak-to-strong experiment in earnest: a tiny grid in real processes, one of them killed.
 
 The student is a folder of Hugging Face's kind with random parameters, the teacher counts words.
+Then PPO with one reward model, on the tiny pipeline's policy.
 """
 
 import json
@@ -9,15 +10,18 @@ from pathlib import Path
 
 import hf_tiny
 import micro
+import numpy as np
 import pytest
 
-from jaxrlhf import config_file
+from jaxrlhf import config_file, inference
 from jaxrlhf.data import preferences
 from jaxrlhf.data.tokenizer import load_tokenizer
 from jaxrlhf.errors import CheckpointError
 from jaxrlhf.hf import folder
-from jaxrlhf.models import make_lm
-from jaxrlhf.recipes import blocks, classify
+from jaxrlhf.models import heads, make_lm
+from jaxrlhf.recipes import blocks, classify, reward, saved, w2s_ppo
+from jaxrlhf.recipes.rlhf import RLHFConfig
+from jaxrlhf.recipes.w2s_task import Task
 
 VICTIM = (str(Path(__file__).parents[1] / "victim.py"),)
 COMMAND = ("w2s", "--config", "w2s.yaml")
@@ -86,6 +90,41 @@ def test_a_classifier_of_others_is_no_language_model_to_start_from(home, tmp_pat
         model_path=str(tmp_path),
         data=blocks.DataConfig(train=(str(home / "train.jsonl"),)),
     )
-    with pytest.raises(CheckpointError, match="num_labels = 2.*language model it was made of"):
+    with pytest.raises(CheckpointError, match=r"num_labels = 2.*language model it was made of"):
         classify.run(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_is_improved_with_a_reward_model_of_unit_scale(tmp_path):
+    root = micro.pipeline() / "run"
+    for name, source in (("second", "preferences"), ("test", "test_preferences")):
+        (tmp_path / f"{name}.jsonl").write_bytes((root / f"label/{source}.jsonl").read_bytes())
+    prompts = (str(root / "data" / "prompts.jsonl"),)
+    task = Task(tmp_path, (), None, "pairs", policy=str(root / "sft/model"), prompts=prompts)
+    config = RLHFConfig.load(str(root.parent / "micro.yaml"), ["output_dir=nowhere"])
+    # one of another scale: 3 times the scores, and 5
+    mesh = blocks.MeshConfig().build()
+    model, params, tokenizer, family = saved.load_scalar(str(root / "reward/model"), mesh)
+    louder = heads.affine(params, 3.0, 5.0)
+    saved.save_scalar(tmp_path / "louder", model, louder, tokenizer, family=family)
+    arm = w2s_ppo.Arm(0, "mine", tmp_path / "louder", 0.5, tmp_path / "arm")
+    found = w2s_ppo.improve(arm, config, task)
+
+    asked = config.reward.model_copy(
+        update={
+            "reference": task.policy,
+            "prompts": config.ppo.prompts.model_copy(update={"files": prompts}),
+        }
+    )
+    tokens, mask = reward.reference_texts(asked, tokenizer, mesh)
+    model, params, _, _ = saved.load_scalar(str(arm.folder / w2s_ppo.NORMALISED), mesh)
+    scores = np.asarray(inference.reward_scores(model, params, tokens, mask))
+    assert scores.mean() == pytest.approx(0, abs=1e-4) and scores.std() == pytest.approx(1, 1e-4)
+
+    assert found.summary["kl"] > 0 and np.isfinite(found.summary["gold_gain_sd"])
+    kl, gold = w2s_ppo.path(found)
+    assert kl[0] == pytest.approx(0, abs=1e-5) and gold[0] == 0 and len(kl) == 4  # 0, 3, 6, 8
+    trained = (arm.folder / "ppo" / "done.json").stat().st_mtime_ns
+    again = w2s_ppo.improve(arm, config, task)
+    assert again.summary == found.summary
+    assert (arm.folder / "ppo" / "done.json").stat().st_mtime_ns == trained
