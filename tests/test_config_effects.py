@@ -26,7 +26,7 @@ from jaxrlhf.config import Config, config_in, config_in_items, differences
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.recipes import RECIPES
 from jaxrlhf.recipes.rlhf import RLHFConfig
-from jaxrlhf.recipes.w2s import OWN, W2SConfig
+from jaxrlhf.recipes.w2s_config import OWN, W2SConfig
 
 Table = dict[tuple[str, str], Probe]
 

@@ -210,6 +210,28 @@ def test_a_picture_of_more_lines_than_colours_is_left_out(experiment, tmp_path):
     assert made == {"few_curves.png", "few_errors.png"} and "## many" in page
 
 
+def test_a_ladder_has_a_picture_a_loss_and_no_column_of_rates_that_sizes_have(experiment, tmp_path):
+    """4 supervisors x 2 losses are more lines than colours; the rates differ as the sizes do."""
+    _, page, _ = experiment(
+        "sizes={a: {learning_rate: 0.25}, b: {}}",
+        "supervisors={w: {}, x: {draw: 1}, y: {draw: 2}, z: {draw: 3}}",
+        "grids={all: {supervisors: [w, x, y, z], students: [a, b]}}",
+    )
+    made = {path.name for path in (tmp_path / "run" / "w2s").iterdir()}
+    assert made == {"all_errors.png"} | {
+        f"all_{what}_by_student_{loss}.png"
+        for what in ("accuracy", "agreement", "pgr")
+        for loss in ("naive", "mended")
+    }
+    assert "| supervisor | student | loss | seeds |" in page
+    rates = "grids={all: {students: [a, b], supervisors: [w], learning_rates: [0.5, 0.25]}}"
+    sizes = ("sizes={a: {}, b: {}}", "supervisors={w: {}}", f"output_dir={tmp_path}/other")
+    with w2s_stages.stand_ins():
+        w2s.run(w2s.W2SConfig.load(None, (*SMALL, *sizes, rates)))
+    other = (tmp_path / "other" / "w2s.md").read_text()
+    assert "| student | learning_rate | loss | seeds |" in other
+
+
 def losses_named(count: int) -> str:
     return ", ".join(f"l{i}" for i in range(count))
 
