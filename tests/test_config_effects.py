@@ -87,7 +87,9 @@ def plain(cls: type[Config]) -> list[str]:
 
 
 def shared(cls: type[Config]) -> Iterator[type[Config]]:
-    """Every group class below `cls`, `cls` included."""
+    """Every group class below `cls`, `cls` included; not what is a recipe's, with probes there."""
+    if cls in map(config_of, RECIPES):
+        return
     yield cls
     for inner in groups(cls).values():
         yield from shared(inner)

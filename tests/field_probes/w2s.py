@@ -55,7 +55,6 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("FilesTask", "first_share"): w2s("task.files.first_share=0.25", base=FILES),
     ("FilesTask", "limit"): w2s("task.files.limit=20", base=FILES),
     ("FilesTask", "max_words"): w2s("task.files.max_words=4", base=(*FILES, "task.files.limit=20")),
-    ("AnswersTask", "rlhf"): w2s("task.answers.rlhf.test_preferences=9", base=ANSWERS),
     ("AnswersTask", "first_share"): w2s("task.answers.first_share=0.25", base=ANSWERS),
     ("FilesTask", "corpus"): w2s("task.files.corpus=[plain.txt]", base=FILES),
     ("SizeConfig", "path"): w2s("sizes={student: {path: theirs}}"),

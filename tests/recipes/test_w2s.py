@@ -302,7 +302,7 @@ ANSWERS = (
 
 
 def test_a_policy_is_improved_with_every_reward_model(experiment, tmp_path):
-    _, page, given = experiment(*ANSWERS)
+    _, page, given = experiment(*ANSWERS, "task.answers.rlhf.ppo.chunk_size=9")
     seed = tmp_path / "run" / "seed-0"
     made, *arms = [config for config in given if isinstance(config, RLHFConfig)]
     world = seed / "data" / "rlhf"
@@ -317,7 +317,7 @@ def test_a_policy_is_improved_with_every_reward_model(experiment, tmp_path):
     ]
     for (_, where, _), arm in zip(models, arms, strict=True):
         assert arm.stages == ("ppo", "report") and arm.ppo.reward_model == str(where)
-        assert arm.ppo.policy == str(world / "pretrain" / "model")
+        assert arm.ppo.chunk_size == 9 and arm.ppo.policy == str(world / "pretrain" / "model")
         assert arm.ppo.prompts.files == (str(world / "data" / "prompts.jsonl"),)
         assert arm.reward.data.train == (str(seed / "data" / "second.jsonl"),)
     rows = {row["name"]: row for row in results(tmp_path / "run")["ppo"]}
