@@ -17,7 +17,7 @@ from jaxrlhf.evals import weak_to_strong as evals
 from jaxrlhf.evals.statistics import Interval, format_interval
 from jaxrlhf.metrics import read_metrics, series
 from jaxrlhf.plots import Line
-from jaxrlhf.recipes import reward, rlhf, saved
+from jaxrlhf.recipes import reward, rlhf, saved, stages
 from jaxrlhf.recipes import supervisors as label_files
 from jaxrlhf.recipes.rlhf import RLHFConfig
 from jaxrlhf.recipes.w2s_task import TEST, Task
@@ -45,25 +45,33 @@ class Improved(NamedTuple):
 
 
 def arms(root: Path, done: Sequence[Any]) -> list[Arm]:
-    """Every reward model of finished cells once: weak ones, students, ceilings."""
+    """Every reward model of finished cells once: weak ones, then students, then ceilings."""
     found: dict[Path, Arm] = {}
+
+    def add(one: Any, name: str, folder: Path) -> None:
+        seed = one.cell.seed
+        where = root / f"seed-{seed}" / "ppo" / f"{folder.parent.name}-{folder.name}"
+        truth, said = (
+            label_files.probs(sources.load_rows(path / TEST))
+            for path in (one.task, folder / "predicted")
+        )
+        accuracy = float(evals.correct(said, truth).mean())
+        found.setdefault(where, Arm(seed, name, folder / "model", accuracy, where))
+
     for one in done:
-        truth, cell = label_files.probs(sources.load_rows(one.task / TEST)), one.cell
-        named = {
-            f"weak: {cell.supervisor}": one.root.parent,
-            f"{cell.student} of {cell.supervisor}, {cell.loss}": one.student,
-            f"ceiling: {cell.student}": one.ceiling,
-        }
-        for name, folder in named.items():
-            said = label_files.probs(sources.load_rows(folder / "predicted" / TEST))
-            accuracy = float(evals.correct(said, truth).mean())
-            where = root / f"seed-{cell.seed}" / "ppo" / f"{folder.parent.name}-{folder.name}"
-            found.setdefault(where, Arm(cell.seed, name, folder / "model", accuracy, where))
-    return list(found.values())
+        add(one, f"weak: {one.cell.supervisor}", one.root.parent)
+    for one in done:
+        add(one, f"{one.cell.student} of {one.cell.supervisor}, {one.cell.loss}", one.student)
+    for one in done:
+        add(one, f"ceiling: {one.cell.student}", one.ceiling)
+    return sorted(found.values(), key=lambda arm: arm.seed)
 
 
 def improve(arm: Arm, config: RLHFConfig, task: Task) -> Improved:
     """PPO with one reward model; a finished arm is not run again."""
+    summary = arm.folder / "summary.json"  # the last that an arm writes
+    if summary.is_file():
+        return Improved(arm, stages.read_json(summary))
     model = arm.folder / NORMALISED
     settings = arm_config(arm, config, task, model)
     if not (model / "config.json").is_file():

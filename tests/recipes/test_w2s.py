@@ -312,8 +312,8 @@ def test_a_policy_is_improved_with_every_reward_model(experiment, tmp_path):
     assert [str(source.relative_to(seed)) for source, _, _ in models] == [
         "labels/tiny/model",
         f"cells/strong-tiny-naive-{rest}/model",
-        f"cells/strong-truth-naive-{rest}/model",
         f"cells/strong-tiny-mended-{rest}/model",
+        f"cells/strong-truth-naive-{rest}/model",
     ]
     for (_, where, _), arm in zip(models, arms, strict=True):
         assert arm.stages == ("ppo", "report") and arm.ppo.reward_model == str(where)
@@ -322,7 +322,7 @@ def test_a_policy_is_improved_with_every_reward_model(experiment, tmp_path):
         assert arm.reward.data.train == (str(seed / "data" / "second.jsonl"),)
     rows = {row["name"]: row for row in results(tmp_path / "run")["ppo"]}
     assert list(rows) == [
-        *("weak: tiny", "strong of tiny, naive", "ceiling: strong", "strong of tiny, mended"),
+        *("weak: tiny", "strong of tiny, naive", "strong of tiny, mended", "ceiling: strong"),
     ]
     assert rows["ceiling: strong"]["gold_gain_sd"] == 2.0
     assert 0.9 < rows["ceiling: strong"]["accuracy"] <= 1
