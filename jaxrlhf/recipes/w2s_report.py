@@ -374,7 +374,7 @@ def by_student(found: Sequence[Outcome], what: str) -> Picture:
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for one in found:
         groups.setdefault(tuple(one.axes[name] for name in axes), []).append(one)
-    drawn = [line(", ".join(key), some, what, "connected") for key, some in groups.items()]
+    drawn = [line(", ".join(key), some, what, "solid") for key, some in groups.items()]
     if what == "accuracy" and {*axes} <= {"supervisor", "loss"}:
         drawn.append(line("ceiling", found, "ceiling", "dashed"))
     names = ", ".join(f"{i}: {student}" for i, student in enumerate(students))
