@@ -28,7 +28,7 @@ from jaxrlhf.config import Config, config_in, config_in_items, differences
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.recipes import RECIPES
 from jaxrlhf.recipes.rlhf import RLHFConfig
-from jaxrlhf.recipes.w2s import OWN, W2SConfig
+from jaxrlhf.recipes.w2s_config import OWN, W2SConfig
 
 Table = dict[tuple[str, str], Probe]
 
@@ -91,7 +91,9 @@ def plain(cls: type[Config]) -> list[str]:
 
 
 def shared(cls: type[Config]) -> Iterator[type[Config]]:
-    """Every group class below `cls`, `cls` included."""
+    """Every group class below `cls`, `cls` included; not what is a recipe's, with probes there."""
+    if cls in map(config_of, RECIPES):
+        return
     yield cls
     for inner in groups(cls).values():
         yield from shared(inner)
