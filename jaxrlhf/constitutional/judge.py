@@ -11,7 +11,7 @@ Source: Bai et al. 2022 (arXiv 2212.08073), sections 4.1 and 4.3 (clamping); bot
 2023 (arXiv 2309.00267), section 2.2.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,9 +156,20 @@ class _Query(NamedTuple):
     shown: tuple[str, str]  # the responses as (A) and (B)
     question: Comparison
 
-    def key(self, seed: int) -> tuple[int, ...]:
-        """Of the examples: the same in both orders, which are to differ in the order alone."""
-        return (seed, SHOTS, self.row, self.number)
+    def text(
+        self,
+        write: Callable[..., str],
+        constitution: Constitution,
+        *,
+        few_shot: int | None,
+        seed: int,
+    ) -> str:
+        """What the model is shown, as one of the functions of `texts` writes it."""
+        # The same examples in both orders, which are to differ in the order alone.
+        key = (seed, SHOTS, self.row, self.number)
+        return write(
+            constitution, self.prompt, self.shown, self.question, few_shot=few_shot, key=key
+        )
 
 
 def _queries(
@@ -182,10 +193,7 @@ def _compared(
 ) -> list[Row]:
     """The model's choice for every query."""
     queries = [
-        texts.comparison_query(
-            constitution, q.prompt, q.shown, q.question, few_shot=few_shot, key=q.key(seed)
-        )
-        for q in asked
+        q.text(texts.comparison_query, constitution, few_shot=few_shot, seed=seed) for q in asked
     ]
     log_probs = model.option_log_probs(queries, constitution.layout.options)
     return [_judgement(q, row) for q, row in zip(asked, log_probs, strict=True)]
@@ -201,10 +209,7 @@ def _reasoned(
 ) -> list[Row]:
     """The model's choice for every query after one chain of thought."""
     queries = [
-        texts.thought_query(
-            constitution, q.prompt, q.shown, q.question, few_shot=few_shot, key=q.key(seed)
-        )
-        for q in asked
+        q.text(texts.thought_query, constitution, few_shot=few_shot, seed=seed) for q in asked
     ]
     keys = [(q.row, q.number, THOUGHTS + int(q.order == "ba")) for q in asked]
     drawn = model.generate(queries, keys, stops=constitution.layout.stops)
