@@ -97,9 +97,15 @@ def probabilities(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """P(a is better) of a row by order: {"ab": [Q], "ba": [Q]}, a number a question."""
     found: dict[str, list[float]] = {}
     for one in row["judgements"]:
-        first = special.expit(one["log_probs"][0] - one["log_probs"][1])
+        first = special.expit(one["log_probs"][0] - one["log_probs"][1] - row.get("offset", 0.0))
         found.setdefault(one["order"], []).append(first if one["order"] == "ab" else 1 - first)
     return {order: np.array(values) for order, values in found.items()}
+
+
+def decided(row: Mapping[str, Any]) -> Row:
+    """A row with the `probability` and `entropy` that its judgements come to."""
+    p = round(float(np.mean(np.concatenate(list(probabilities(row).values())))), DIGITS)
+    return {**row, "probability": p, "entropy": entropy(p)}
 
 
 def preference_rows(
@@ -255,10 +261,7 @@ def _row(number: int, pair: Pair, judgements: Sequence[Row], seed: int) -> Row:
         "discarded": problems[0] if problems else None,
         "seed": seed,
     }
-    if not problems:
-        p = round(float(np.mean(np.concatenate(list(probabilities(row).values())))), DIGITS)
-        row |= {"probability": p, "entropy": entropy(p)}
-    return row
+    return row if problems else decided(row)
 
 
 def entropy(p: float) -> float:

@@ -300,7 +300,7 @@ def _pairs(config: CAIConfig, task: CAITask) -> Actions:
     work["sample"] = lambda: sample.run(samples)
     judges = {"label": config.label}
     for variant in config.judges:
-        change = variant.model_dump(include={"both_orders", "questions_per_pair"})
+        change = variant.model_dump(include={"both_orders", "calibrate", "questions_per_pair"})
         if variant.constitution:
             change["constitution"] = variant.constitution
         judges[f"label-{variant.name}"] = config.label.model_copy(update=change)

@@ -34,6 +34,7 @@ class JudgeVariant(Config):
     name: str = Field(pattern=NAME, description="of its folder, label-NAME, and for arms")
     constitution: str | None = Field(default=None, description="another one; null: the pipeline's")
     both_orders: bool = Field(default=True, description="ask in both orders and average")
+    calibrate: bool = Field(default=False, description="take the liking for a place out")
     questions_per_pair: int = Field(default=1, ge=1, description="questions drawn for a pair")
 
 

@@ -19,6 +19,7 @@ ASKS = {
 CHOOSES = {
     **ASKS,
     "both_orders": "both_orders=false",
+    "calibrate": "calibrate=true",
     "questions_per_pair": "questions_per_pair=2",
     "comparisons": "comparisons=2",
     "think": "think=true",

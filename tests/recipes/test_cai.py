@@ -215,7 +215,12 @@ def test_every_field_of_an_arm_acts(field):
 
 
 CHAIN_FIELDS = {"constitution": "o.yaml", "direct": "true", "principles": "2"}
-JUDGE_FIELDS = {"constitution": "o.yaml", "both_orders": "false", "questions_per_pair": "3"}
+JUDGE_FIELDS = {
+    "constitution": "o.yaml",
+    "both_orders": "false",
+    "calibrate": "true",
+    "questions_per_pair": "3",
+}
 
 
 @pytest.mark.parametrize(
