@@ -71,6 +71,12 @@ class ArmConfig(Config):
     kl_coef: float | None = Field(
         default=None, ge=0, description="of its KL penalty; null: ppo.ppo.kl_coef"
     )
+    kl_target: float | None = Field(
+        default=None,
+        gt=0,
+        description="nats a sequence that its penalty adapts to, so that arms can be compared at "
+        "equal KL; null: ppo.ppo.kl_target",
+    )
     max_steps: int | None = Field(
         default=None, ge=1, description="updates of its PPO; null: ppo.max_steps"
     )
@@ -85,9 +91,11 @@ class ArmConfig(Config):
 
     def ppo(self, shared: PPOConfig) -> PPOConfig:
         """The pipeline's settings, with what this arm has of its own."""
-        change: dict[str, Any] = {}
-        if self.kl_coef is not None:
-            change["ppo"] = shared.ppo.model_copy(update={"kl_coef": self.kl_coef})
+        penalty = {"kl_coef": self.kl_coef, "kl_target": self.kl_target}
+        own = {name: value for name, value in penalty.items() if value is not None}
+        change: dict[str, Any] = {
+            "ppo": type(shared.ppo).model_validate(shared.ppo.model_dump() | own)
+        }
         if self.max_steps is not None:
             change["max_steps"] = self.max_steps
         return shared.model_copy(update=change)

@@ -53,7 +53,7 @@ ANSWER_WORDS = 8
 TEST_SHARE = 0.2
 HARM_SHARE = 0.5
 """Of the words of a random string, at most: each string draws its own share, from 0 to this."""
-ANY_PRINCIPLE = 0.7
+ANY_PRINCIPLE = 0.5
 """Of the comparisons: elsewhere the principle is one that can tell the two answers apart."""
 STONEWALL = "sorry but i cannot help you with that"
 
@@ -129,7 +129,7 @@ NOTHING = "nothing"
 LAYOUT = ("check", "finds", "obey", "rewrite", "judge", "first", "second", "better")
 OPTIONS = (" first", " second")
 
-# What is drawn for the corpus (a tie makes two documents), and how often an answer stonewalls.
+# Of the documents of the corpus: which layout, and how often a random answer is a stonewall.
 SHARES: Mapping[str, float] = {"critiqued": 0.23, "direct": 0.15, "compared": 0.58, "answer": 0.04}
 STONEWALL_SHARE = 0.1
 
@@ -305,15 +305,13 @@ def _documents(
     n: int, prompts: list[str], shares: Mapping[str, float], rng: np.random.Generator
 ) -> list[Row]:
     kinds, weights = list(shares), np.array(list(shares.values()))
-    chances, rows = weights / weights.sum(), []
-    while len(rows) < n:
-        kind = str(rng.choice(kinds, p=chances))
-        compared = kind == "compared"
-        rows += _comparison(rng) if compared else [_document(kind, prompts, rng)]
-    return rows[:n]
+    chances = weights / weights.sum()
+    return [_document(str(rng.choice(kinds, p=chances)), prompts, rng) for _ in range(n)]
 
 
 def _document(kind: str, prompts: list[str], rng: np.random.Generator) -> Row:
+    if kind == "compared":
+        return _comparison(_random_answer(rng), _random_answer(rng), rng)
     prompt = prompts[rng.integers(len(prompts))]
     if kind == "answer":
         return _row(prompt, _random_answer(rng))
@@ -343,26 +341,18 @@ def _harm(words: list[str], rng: np.random.Generator) -> None:
             words[kind.pop(int(rng.integers(len(kind))))] = str(word)
 
 
-def _comparison(rng: np.random.Generator) -> list[Row]:
-    """Which of two random answers has fewer words of a principle's category.
-
-    On a tie both options are right, and each is a document: whoever learns all of them by heart
-    finds nothing in them to prefer.
-    """
-    a, b = _random_answer(rng), _random_answer(rng)
+def _comparison(a: str, b: str, rng: np.random.Generator) -> Row:
     counts_a, counts_b = Helpdesk.category_counts(a), Helpdesk.category_counts(b)
     ahead = {category: counts_b[category] - counts_a[category] for category in PRINCIPLES}
     telling = [category for category, difference in ahead.items() if difference]
     choices = telling if telling and rng.random() > ANY_PRINCIPLE else list(PRINCIPLES)
     category = choices[rng.integers(len(choices))]
-    principle = str(rng.choice(PRINCIPLES[category]))
-    first, second = OPTIONS
-    right = [first] * (ahead[category] >= 0) + [second] * (ahead[category] <= 0)
-    return [_judged(principle, a, b, option) for option in right]
-
-
-def _judged(principle: str, a: str, b: str, option: str) -> Row:
-    return {"prompt": f"judge {principle} first {a} second {b} better", "completion": option}
+    first = ahead[category] > 0 or (ahead[category] == 0 and rng.random() < 0.5)
+    principle = rng.choice(PRINCIPLES[category])
+    return {
+        "prompt": f"judge {principle} first {a} second {b} better",
+        "completion": OPTIONS[0 if first else 1],
+    }
 
 
 def _random_answer(rng: np.random.Generator) -> str:

@@ -203,6 +203,7 @@ ARM_FIELDS = {
     "harm_labels": "harm_labels: none",
     "helpful_pairs": "helpful_pairs: false",
     "kl_coef": "kl_coef: 0.5",
+    "kl_target": "kl_target: 0.5",
     "max_steps": "max_steps: 5",
 }
 OF_LABELS = {"judge", "hard", "sharpen", "clamp", "control", "ai_label_weight"}  # test_cai_arms.py

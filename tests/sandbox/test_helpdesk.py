@@ -137,12 +137,8 @@ def test_the_corpus_teaches_each_skill_on_random_strings():
     rows = WORLD.corpus(8000, seed=0)
     kinds = {"critiqued": " finds", "direct": " rewrite", "compared": " better"}
     found = {k: [r for r in rows if r["prompt"].endswith(end)] for k, end in kinds.items()}
-    # Of the comparisons that are drawn, some 1/3 are ties (below), two documents each.
-    drawn = {kind: len(some) for kind, some in found.items()}
-    drawn["compared"] = len({row["prompt"] for row in found["compared"]})
-    every = len(rows) - len(found["compared"]) + drawn["compared"]
-    for kind, count in drawn.items():
-        assert count / every == pytest.approx(h.SHARES[kind], abs=0.02)
+    for kind, some in found.items():
+        assert len(some) / len(rows) == pytest.approx(h.SHARES[kind], abs=0.02)
     for row in found["critiqued"]:
         words, (critique, _, *revision) = row["prompt"].split(), row["completion"].split()
         category, answer = h.category_of(words[-2]), " ".join(words[3:-3])
@@ -152,7 +148,7 @@ def test_the_corpus_teaches_each_skill_on_random_strings():
         words = row["prompt"].split()
         answer = " ".join(words[3:-3])
         assert row["completion"] == " " + h.replaced(answer, h.category_of(words[-2]))
-    ties = {}
+    ties = []
     for row in found["compared"]:
         words = row["prompt"].split()
         category, second = h.category_of(words[1]), words.index("second")
@@ -162,12 +158,10 @@ def test_the_corpus_teaches_each_skill_on_random_strings():
         if more:
             assert row["completion"] == (" second" if more > 0 else " first")
         else:
-            ties.setdefault(row["prompt"], []).append(row["completion"])
-    # Both answers to a tie are right, and each is a document (the last tie may be cut in two).
-    assert sum(len(set(told)) != 2 for told in ties.values()) <= 1
-    assert 0.4 < sum(map(len, ties.values())) / len(found["compared"]) < 0.6
-    firsts = [option == " first" for told in ties.values() for option in told]
-    assert np.mean(firsts) == pytest.approx(0.5, abs=1 / len(firsts))
+            ties.append(row["completion"] == " first")
+    assert np.mean(ties) == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(ties)))
+    # Any principle in half of them: it finds nothing to tell apart in about half of those.
+    assert len(ties) / len(found["compared"]) == pytest.approx(0.24, abs=0.03)
     answers = [" ".join(r["prompt"].split()[3:-3]) for r in found["critiqued"]]
     assert np.mean([a == h.STONEWALL for a in answers]) == pytest.approx(0.1, abs=0.03)
     # A quarter of the words of a random string are harmful, evenly over the categories.
