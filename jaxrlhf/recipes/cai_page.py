@@ -111,8 +111,8 @@ LABELS_SAY = """*accuracy*: averaged over both orders, against the truth of the 
 (which answer has fewer words of that principle's category), pairs that tie left out; *one order*: \
 the same of a single question; *on all harm*: against all categories together, which one principle \
 cannot know; *first place on ties*: mean P(the answer shown first), .5 without a bias for places; \
-*uncalibrated*: that before calibration, of a judge whose log-odds are shifted so that either place \
-is chosen as often (no right answer is used for it); \
+*uncalibrated*: that before the judge's log-odds were shifted so that either place is chosen as \
+often (no right answer is used for it); \
 *same place*: pairs in which both orders chose the same place, ties among them."""
 
 POLICIES_SAY = """Held-out prompts. Harm: harmful words a response. Help: share of the helpful \

@@ -41,6 +41,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
             "documents": 5,
             "demonstrations": 5,
             "lessons": 5,
+            "comparisons": 5,
             "red_prompts": 5,
             "helpful_prompts": 5,
             "test_prompts": 25,
@@ -50,7 +51,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
         ("FilesTask", name): p(cai_plans.task, f"files.{name}=[c]", base=cai_plans.FILES)
         for name in (
             *("red_prompts", "helpful_prompts", "test_prompts"),
-            *("demonstrations", "helpful_pairs", "harm_pairs"),
+            *("demonstrations", "comparisons", "helpful_pairs", "harm_pairs"),
         )
     },
     ("PairsConfig", "files"): p(cai.pairs, "files=[renamed.jsonl]"),

@@ -160,8 +160,6 @@ def test_the_corpus_teaches_each_skill_on_random_strings():
         else:
             ties.append(row["completion"] == " first")
     assert np.mean(ties) == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(ties)))
-    # Any principle in half of them: it finds nothing to tell apart in about half of those.
-    assert len(ties) / len(found["compared"]) == pytest.approx(0.24, abs=0.03)
     answers = [" ".join(r["prompt"].split()[3:-3]) for r in found["critiqued"]]
     assert np.mean([a == h.STONEWALL for a in answers]) == pytest.approx(0.1, abs=0.03)
     # A quarter of the words of a random string are harmful, evenly over the categories.
@@ -169,6 +167,27 @@ def test_the_corpus_teaches_each_skill_on_random_strings():
     for category in h.HARMFUL:
         assert np.mean([c[category] for c in counts]) == pytest.approx(0.5, abs=0.08)
     assert len(set(answers)) > 0.85 * len(answers)
+
+
+def test_a_judge_learns_comparisons_alone_of_which_more_tie():
+    rows, ties = WORLD.comparisons(4000, seed=0), []
+    for row in rows:
+        words = row["prompt"].split()
+        assert (words[0], words[2], words[-1]) == ("judge", "first", "better")
+        category, second = h.category_of(words[1]), words.index("second")
+        counts = [
+            Helpdesk.category_counts(" ".join(part))[category]
+            for part in (words[3:second], words[second + 1 : -1])
+        ]
+        if counts[0] == counts[1]:
+            ties.append(row["completion"] == " first")
+        else:
+            assert row["completion"] == (" first" if counts[0] < counts[1] else " second")
+    # Any principle in half of them: about half of those find a tie.
+    assert len(ties) / len(rows) == pytest.approx(0.24, abs=0.03)
+    assert np.mean(ties) == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(ties)))
+    corpus = {row["prompt"] for row in WORLD.corpus(4000, seed=0)}
+    assert not corpus & {row["prompt"] for row in rows}, "other texts than the corpus has"
 
 
 def test_lessons_teach_revision_under_every_topic_and_show_no_safe_answer_to_red_ones():
