@@ -87,15 +87,15 @@ class ArmConfig(Config):
             raise ValueError("harm_labels: none needs helpful_pairs: nothing would be learnt")
         if self.clamp and not (0 <= self.clamp[0] <= 0.5 and np.isclose(sum(self.clamp), 1)):
             raise ValueError(f"clamp = {list(self.clamp)}: must be [x, 1 - x], x from 0 to 0.5")
+        if self.kl_target and self.kl_coef == 0:
+            raise ValueError("kl_coef = 0 stays 0: a penalty that adapts (kl_target) is scaled")
         return self
 
     def ppo(self, shared: PPOConfig) -> PPOConfig:
         """The pipeline's settings, with what this arm has of its own."""
         penalty = {"kl_coef": self.kl_coef, "kl_target": self.kl_target}
         own = {name: value for name, value in penalty.items() if value is not None}
-        change: dict[str, Any] = {
-            "ppo": type(shared.ppo).model_validate(shared.ppo.model_dump() | own)
-        }
+        change: dict[str, Any] = {"ppo": shared.ppo.model_copy(update=own)}
         if self.max_steps is not None:
             change["max_steps"] = self.max_steps
         return shared.model_copy(update=change)

@@ -107,7 +107,8 @@ that shows a safe answer to a red-team topic. *Helpful* has learnt helpful answe
 answers; *rl-cai* is that after PPO against a preference model of soft AI labels and of people's \
 (simulated) preferences among benign answers."""
 
-LABELS_SAY = """*accuracy*: averaged over both orders, against the truth of the question asked \
+LABELS_SAY = """The judge is the pre-trained model after further comparisons of random strings \
+(`feedback`), where the pipeline has that stage. *accuracy*: averaged over both orders, against the truth of the question asked \
 (which answer has fewer words of that principle's category), pairs that tie left out; *one order*: \
 the same of a single question; *on all harm*: against all categories together, which one principle \
 cannot know; *first place on ties*: mean P(the answer shown first), .5 without a bias for places; \
