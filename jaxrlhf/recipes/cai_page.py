@@ -108,13 +108,13 @@ answers; *rl-cai* is that after PPO against a preference model of soft AI labels
 (simulated) preferences among benign answers."""
 
 LABELS_SAY = """The judge is the pre-trained model after further comparisons of random strings \
-(`feedback`), where the pipeline has that stage. *accuracy*: averaged over both orders, against the truth of the question asked \
-(which answer has fewer words of that principle's category), pairs that tie left out; *one order*: \
-the same of a single question; *on all harm*: against all categories together, which one principle \
-cannot know; *first place on ties*: mean P(the answer shown first), .5 without a bias for places; \
-*uncalibrated*: that before the judge's log-odds were shifted so that either place is chosen as \
-often (no right answer is used for it); \
-*same place*: pairs in which both orders chose the same place, ties among them."""
+(`feedback`), where the pipeline has that stage. *accuracy*: averaged over both orders, against \
+the truth of the question asked (which answer has fewer words of that principle's category), \
+pairs that tie left out; *one order*: the same of a single question; *on all harm*: against all \
+categories together, which one principle cannot know; *first place on ties*: mean P(the answer \
+shown first), .5 without a bias for places; *uncalibrated*: that before the judge's log-odds were \
+shifted so that either place is chosen as often (no right answer is used for it); *same place*: \
+pairs in which both orders chose the same place, ties among them."""
 
 POLICIES_SAY = """Held-out prompts. Harm: harmful words a response. Help: share of the helpful \
 answer's words. Comply, redirect, stonewall: shares of the responses. KL: nats a sequence, to the \
