@@ -6,19 +6,20 @@ The axes must have been laid out, since places are looked for in pixels. Nothing
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
+Align = Literal["left", "right", "center"]
+
+SIDES: tuple[tuple[int, Align], ...] = (
+    *((8, "left"), (-8, "right"), (0, "center"), (40, "left"), (-40, "right")),
+)
 # Points right of a point, points above it, and which end of the name stands there; nearest first.
-PLACES = sorted(
-    (
-        (dx, dy, align)
-        for dy in range(-112, 113, 14)
-        for dx, align in ((8, "left"), (-8, "right"), (0, "center"), (40, "left"), (-40, "right"))
-        if dy or dx in (8, -8)
-    ),
+PLACES: list[tuple[int, int, Align]] = sorted(
+    ((dx, dy, align) for dy in range(-112, 113, 14) for dx, align in SIDES if dy or abs(dx) == 8),
     key=lambda place: (math.hypot(place[0], place[1]), place[1]),
 )
 FAR = 20
@@ -44,7 +45,7 @@ def write_names(
     """
     dots = np.asarray(axes.transData.transform(points))
     taken = [Bbox([dot - DOT, dot + DOT]) for dot in dots]
-    for i in np.argsort(dots[:, 0], kind="stable"):
+    for i in sorted(range(len(points)), key=lambda i: dots[i, 0]):
         taken.append(_write(axes, points[i], names[i], colours[i], ink, taken))
 
 
