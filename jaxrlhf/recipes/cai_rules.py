@@ -94,8 +94,11 @@ def averaging_does_no_harm(summary: Summary) -> Outcome:
 
 
 def fair_on_ties(summary: Summary) -> Outcome:
-    first = summary["labels"]["label"]["first_place_on_ties"]
-    return Outcome(abs(first - 0.5) <= OFF_TIES, f"{first:.3f}")
+    labels = summary["labels"]["label"]
+    first = labels["first_place_on_ties"]
+    before = labels.get("uncalibrated_first_place_on_ties")
+    told = "" if before is None else f" ({before:.3f} uncalibrated)"
+    return Outcome(abs(first - 0.5) <= OFF_TIES, f"{first:.3f}{told}")
 
 
 def calibrated(summary: Summary) -> Outcome:

@@ -89,6 +89,11 @@ def test_a_rule_at_its_edge(path, holds, fails, rule):
     assert broken(changed(path, fails)) == rule.split()
 
 
+def test_calibrated_labels_are_judged_and_what_they_were_before_is_told():
+    outcome = cai_rules.fair_on_ties(changed(f"{LABEL}/uncalibrated_first_place_on_ties", 0.6))
+    assert outcome == (True, "0.510 (0.600 uncalibrated)")
+
+
 def test_harm_must_fall_at_every_step():
     # Within a tenth of the curve all the way, but up from the first to the second revision.
     found = changed("chains/revise", {"harm": [4.0, 3.0, 3.0], "analytic": [4.0, 3.0, 3.0]})
