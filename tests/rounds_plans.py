@@ -151,7 +151,11 @@ def arms(*overrides: str, gold: Any = lambda seed, rounds: 2.0 * rounds) -> dict
 
 def by_round(number: int, gold: float) -> dict[str, Any]:
     figures = {"labels": 6 * number, "gold_gain_sd": gold / 2, "kl": 25.0, "legal_share": 0.9}
-    accuracies = {"accuracy_before": 0.8, "accuracy_after": 0.6 + 0.1 * number}
+    accuracies = {
+        "accuracy_first": 0.9,
+        "accuracy_before": 0.8,
+        "accuracy_after": 0.6 + 0.1 * number,
+    }
     return {"round": number, **figures, **accuracies}
 
 
