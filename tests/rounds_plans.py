@@ -18,6 +18,7 @@ from jaxrlhf import config_file
 from jaxrlhf.recipes import rounds, rounds_data, rounds_measure, rounds_seeds, stages
 from jaxrlhf.recipes.rounds import RoundsConfig
 from jaxrlhf.recipes.rounds_seeds import RoundsSeedsConfig
+from jaxrlhf.recipes.tasks import Task
 
 CONFIG: dict[str, Any] = {
     "output_dir": "rounds",
@@ -67,6 +68,17 @@ def observed(*overrides: str) -> dict[str, Any]:
     config = RoundsConfig.load(None, (*BASE, *overrides))
     with contextlib.chdir(new_folder()), stand_ins(found):
         rounds.run(config)
+    return found
+
+
+def planned(*overrides: str) -> dict[str, Any]:
+    """The same without a folder, for a task that brings no file."""
+    found: dict[str, Any] = {}
+    config = RoundsConfig.load(None, ("sft={}", "rounds=2", "ppo.batch_size=8", *overrides))
+    rounds.refuse_own(config)
+    with stand_ins(found):
+        for action in rounds.plan(config, Task()).values():
+            action()
     return found
 
 
