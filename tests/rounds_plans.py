@@ -83,8 +83,9 @@ def planned(*overrides: str) -> dict[str, Any]:
 
 
 def labeller(path: str) -> tuple[str, ...]:
-    """Whom a field below `judge` needs to be asked."""
-    return ("labeller=judge",) if path.startswith("judge.") else ()
+    """Whom a field below `judge` needs to be asked, with the base of its probes."""
+    judge = ("labeller=judge", "judge.keep_unfinished=true")
+    return judge if path.startswith("judge.") else ()
 
 
 def decided() -> set[str]:
