@@ -261,6 +261,7 @@ def companions(path: str) -> tuple[str, ...]:
     """What a value needs beside it to be valid."""
     needed = {
         "ppo.ppo.kl_in": ("ppo.ppo.kl_estimator=k2",),
+        "ppo.stop_kl": ("ppo.eval_steps=2",),
         "reward.zero_head": ("reward.normalize_before=false",),
     }
     return needed.get(path, ())
