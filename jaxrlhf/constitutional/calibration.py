@@ -43,4 +43,5 @@ def offset(log_odds: np.ndarray) -> float:
 
     if abs(excess(0.0)) < 1e-12:  # also where many b would do, between certain answers
         return 0.0
-    return float(optimize.brentq(excess, log_odds.min() - 1, log_odds.max() + 1))
+    low, high = log_odds.min() - 1, log_odds.max() + 1
+    return float(optimize.root_scalar(excess, bracket=(low, high), method="brentq").root)
