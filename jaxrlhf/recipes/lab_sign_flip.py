@@ -32,6 +32,7 @@ from jaxrlhf.progress import console
 from jaxrlhf.recipes import (
     faults,
     lab_sign_flip_report,
+    pipelines,
     ppo,
     reward,
     rlhf,
@@ -134,7 +135,7 @@ def prepare(config: SignFlipConfig, root: Path, seed: int) -> Base:
             "save_steps": 0,
         }
     )
-    settings = rlhf.filled(
+    settings = pipelines.filled(
         settings,
         prompts__files=task.prompts,
         eval_prompts__files=task.test_prompts,
@@ -271,7 +272,7 @@ class Relabelling:
             }
         )
         train = (str(made / "label" / "preferences.jsonl"), *map(str, files))
-        settings = rlhf.filled(
+        settings = pipelines.filled(
             settings,
             model_path=self.base.ppo.policy,
             reference=self.base.ppo.policy,
