@@ -1,4 +1,4 @@
-"""The figures of a report: lines, two scales, reliability, intervals, histograms, small grids.
+"""Figures of a report: lines, named points, two scales, reliability, intervals, histograms, grids.
 
 Every function takes plain sequences of numbers and returns a `matplotlib.figure.Figure`; `png`
 turns one into bytes. Only matplotlib's object interface is used, so nothing here touches pyplot or
@@ -13,7 +13,8 @@ arithmetic) and writes no file.
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from jaxrlhf.metrics import series as pick
+from jaxrlhf.plot_names import write_names
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#B0578D"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#E69F00", "#555555")
@@ -49,6 +51,16 @@ class Line:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     style: Style = "solid"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of `points`, and the name beside it; points of one `kind` share a colour."""
+
+    x: float
+    y: float
+    name: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,36 @@ def lines(series: Sequence[Line], *, xlabel: str, ylabel: str, title: str) -> Fi
         return _no_data(axes)
     _label(axes, xlabel, ylabel)
     _legend(figure, drawn)
+    return figure
+
+
+def points(named: Sequence[Point], *, xlabel: str, ylabel: str, title: str) -> Figure:
+    """Draw points, each with its name beside it; one that finds no room there is led to by a line.
+
+    A legend of colours would have to repeat them where there are more points than colours.
+    """
+    figure, axes = _figure(title)
+    shown = [point for point in named if math.isfinite(point.x) and math.isfinite(point.y)]
+    if not shown:
+        return _no_data(axes)
+    _label(axes, xlabel, ylabel)
+    drawn, colours = [], {}
+    for point in shown:
+        colour = colours.setdefault(point.kind, PALETTE[len(colours) % len(PALETTE)])
+        dot = axes.plot(point.x, point.y, color=colour, marker="o", markersize=6, linestyle="none")
+        if point.kind not in {kind for _, kind in drawn}:
+            drawn.append((dot[0], point.kind))
+    _legend(figure, drawn)
+    axes.margins(0.08)
+    with _any_script(figure):
+        figure.draw_without_rendering()  # now it is known where everything lies
+        write_names(
+            axes,
+            [(point.x, point.y) for point in shown],
+            [_encodable(point.name) for point in shown],
+            colours=[colours[point.kind] for point in shown],
+            ink=INK,
+        )
     return figure
 
 
@@ -262,11 +304,7 @@ def grid(
 def png(figure: Figure) -> bytes:
     """Render a figure as PNG, background white."""
     buffer = io.BytesIO()
-    for text in figure.findobj(Text):
-        text.set_text(text.get_text().encode("utf-8", "replace").decode())  # lone surrogates
-    with warnings.catch_warnings():
-        # A label in a script the font lacks is drawn as boxes; that should not end a run.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with _any_script(figure):
         figure.savefig(
             buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None}
         )
@@ -274,6 +312,21 @@ def png(figure: Figure) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------- helpers
+
+
+@contextmanager
+def _any_script(figure: Figure) -> Iterator[None]:
+    """Whatever is in its texts, they can be measured and drawn."""
+    for text in figure.findobj(Text):
+        text.set_text(_encodable(text.get_text()))
+    with warnings.catch_warnings():
+        # A label in a script the font lacks is drawn as boxes; that should not end a run.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # lone surrogates
 
 
 def _blank(size: tuple[float, float] = SIZE) -> Figure:

@@ -17,7 +17,7 @@ from jaxrlhf.recipes.cai import CAIConfig
 from jaxrlhf.recipes.cai_tasks import CAITask, CAITaskConfig
 from jaxrlhf.sandbox.helpdesk import Helpdesk
 
-WORLD = CAITask(("red",), ("helpful",), ("all",), world=Helpdesk())
+WORLD = CAITask(("red",), ("helpful",), ("all",), comparisons=("compared",), world=Helpdesk())
 # Field of the pipeline -> the fields of it that are configs of stages; "" is the field itself.
 STAGES = {
     "pretrain": ("",),
@@ -27,6 +27,7 @@ STAGES = {
     "sl": ("",),
     "helpful_people": ("sample", "label"),
     "harm_people": ("sample", "label"),
+    "feedback": ("",),
     "sample": ("",),
     "label": ("",),
     "reward": ("",),

@@ -97,7 +97,7 @@ def no_optimisation(asked: list[Any]) -> Iterator[None]:
 
 
 def run(recipe: str, *overrides: str) -> dict[str, Any]:
-    """An experiment in a new folder: what it asked for, learnt, found and wrote."""
+    """An experiment in a new folder: what it asked for, learnt, found and wrote, and where."""
     trained: list[Any] = []
     module = MODULES[recipe]
     fixed = (f"config={micro.pipeline() / 'micro.yaml'}", "seeds=[3]", *FEW[recipe])
@@ -111,7 +111,8 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
         config: Config = module.CONFIG.load(None, (*fixed, *overrides))
         found = module.run(config)
         written = {str(p): p.read_text() for p in Path().rglob("*.md")}
-    return {"ran": ran, "trained": trained, "found": found, "written": written}
+        folders = sorted(str(p) for p in Path().rglob("config.yaml"))
+    return {"folders": folders, "ran": ran, "trained": trained, "found": found, "written": written}
 
 
 def probe(recipe: str) -> Callable[..., str]:

@@ -18,6 +18,7 @@ from jaxrlhf import config_file
 from jaxrlhf.recipes import rounds, rounds_data, rounds_measure, rounds_seeds, stages
 from jaxrlhf.recipes.rounds import RoundsConfig
 from jaxrlhf.recipes.rounds_seeds import RoundsSeedsConfig
+from jaxrlhf.recipes.tasks import Task
 
 CONFIG: dict[str, Any] = {
     "output_dir": "rounds",
@@ -70,9 +71,21 @@ def observed(*overrides: str) -> dict[str, Any]:
     return found
 
 
+def planned(*overrides: str) -> dict[str, Any]:
+    """The same without a folder, for a task that brings no file."""
+    found: dict[str, Any] = {}
+    config = RoundsConfig.load(None, ("sft={}", "rounds=2", "ppo.batch_size=8", *overrides))
+    rounds.refuse_own(config)
+    with stand_ins(found):
+        for action in rounds.plan(config, Task()).values():
+            action()
+    return found
+
+
 def labeller(path: str) -> tuple[str, ...]:
-    """Whom a field below `judge` needs to be asked."""
-    return ("labeller=judge",) if path.startswith("judge.") else ()
+    """Whom a field below `judge` needs to be asked, with the base of its probes."""
+    judge = ("labeller=judge", "judge.keep_unfinished=true")
+    return judge if path.startswith("judge.") else ()
 
 
 def decided() -> set[str]:
@@ -151,7 +164,11 @@ def arms(*overrides: str, gold: Any = lambda seed, rounds: 2.0 * rounds) -> dict
 
 def by_round(number: int, gold: float) -> dict[str, Any]:
     figures = {"labels": 6 * number, "gold_gain_sd": gold / 2, "kl": 25.0, "legal_share": 0.9}
-    accuracies = {"accuracy_before": 0.8, "accuracy_after": 0.6 + 0.1 * number}
+    accuracies = {
+        "accuracy_first": 0.9,
+        "accuracy_before": 0.8,
+        "accuracy_after": 0.6 + 0.1 * number,
+    }
     return {"round": number, **figures, **accuracies}
 
 

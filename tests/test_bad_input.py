@@ -121,6 +121,19 @@ def case(command: str, *says: str) -> Case:
 
 
 CASES = {
+    # Feedback.
+    "no first policy": case("rounds pretrain=null", "pretrain, model_path: give one of the two"),
+    "a policy of a round's own": case(
+        "rounds ppo.policy=run/sft/model", "ppo.policy: set policy_init once"
+    ),
+    "nobody to disagree with": case(
+        "queries pairs=[run/sample/samples.jsonl] reward_models=[run/reward/model]",
+        "reward_models: by = disagreement compares at least two; there is one",
+    ),
+    "two starts": case(
+        f"{REWARD} warm_start=run/reward/model", "model_path, warm_start: give one of the two"
+    ),
+    "a lapse of ratings": case(f"{REWARD} loss=regression lapse=0.1", "labels lapse, ratings do"),
     # Files and rows.
     "missing file": case(
         f"{TUNE} data.train=[goood.jsonl]", "goood.jsonl: no such file; did you mean good.jsonl?"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf import plots
-from jaxrlhf.plots import Line, Panel
+from jaxrlhf.plots import Line, Panel, Point
 from jaxrlhf.report import Report, escape
 
 HOSTILE = (
@@ -195,6 +195,7 @@ def test_every_plot_says_when_there_is_no_data():
     nothing, hollow = Line([], [], "a"), Line([1, 2], [nan, nan], "b")
     for figure in (
         plots.lines([nothing, hollow], xlabel="x", ylabel="y", title="t"),
+        plots.points([Point(nan, 0, "a")], xlabel="x", ylabel="y", title="t"),
         plots.two_axes(nothing, hollow, xlabel="", left_label="", right_label="", title="t"),
         plots.reliability([0.5, nan], [nan, 0.5], [0, 3], nan),
         plots.histogram({"a": [], "b": [nan]}, xlabel="x", title="t"),
@@ -210,6 +211,22 @@ def test_labels_are_text_whatever_is_in_them():
     plots.png(figure)  # formulas that matplotlib cannot parse raise here
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["_hidden", "$a_$"], "a series without a label is not listed"
+
+
+def test_names_of_points_do_not_cover_one_another():
+    # Twelve points at three places, in a corner too: every name has room of its own.
+    named = [Point(i % 3, 1.0, f"policy {i}", "ab"[i % 2]) for i in range(12)]
+    figure = plots.points([*named, Point(2, 0, HOSTILE[:20])], xlabel="x", ylabel="y", title="t")
+    texts = [text for text in figure.axes[0].texts if text.get_text()]
+    boxes = {text.get_text(): text.get_window_extent() for text in texts}
+    assert len(boxes) == 13
+    for name, box in boxes.items():
+        assert not any(box.overlaps(other) for rest, other in boxes.items() if rest != name), name
+        assert figure.axes[0].bbox.contains(box.x0, box.y0), name
+        assert figure.axes[0].bbox.contains(box.x1, box.y1), name
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["a", "b"], "a colour a kind"
+    plots.png(plots.points([Point(0, 0, HOSTILE)], xlabel="", ylabel="", title=HOSTILE))
 
 
 def test_two_axes_draws_what_there_is_and_aligns_zero():

@@ -14,10 +14,11 @@ from unittest import mock
 import numpy as np
 from config_probes import new_folder
 
+from jaxrlhf import plots
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import UserError
 from jaxrlhf.metrics import MetricsWriter
-from jaxrlhf.recipes import classify, sft, stages, w2s, w2s_report
+from jaxrlhf.recipes import classify, rlhf, sft, stages, w2s, w2s_ppo, w2s_report
 from jaxrlhf.recipes.supervisors import probs, write_labels
 from jaxrlhf.sandbox.protocol import generator
 
@@ -71,7 +72,40 @@ def stand_ins(
         stages.write_json(folder / "done.json", {"seconds": 1.0})
         return {}
 
-    with mock.patch.object(sft, "run", pretrain), mock.patch.object(classify, "run", train):
+    def pipeline(config: rlhf.RLHFConfig) -> dict[str, Any]:
+        """Pairs of answers; or a policy that gains as much gold as its reward model is good."""
+        given.append(config)
+        root = Path(config.output_dir)
+        if "label" in config.stages:
+            (root / "label").mkdir(parents=True, exist_ok=True)
+            for name, count in (("preferences", 20), ("test_preferences", 200)):
+                pairs = [{"prompt": "p", "chosen": f"a{i}", "rejected": "b"} for i in range(count)]
+                preferences.write_rows(root / "label" / f"{name}.jsonl", pairs)
+            return {}
+        if broken in str(root):
+            raise error or UserError(f"{root.name} is broken")
+        gain = 2.0 if "truth" in root.name else 0.9 if "mended" in root.name else 0.7
+        log = MetricsWriter(root / "ppo", resume_step=0, tensorboard=False)
+        for step in (0, 1):
+            log.write(step, {"eval/kl": 3.0 * step, "eval/gold": 1 + 0.5 * gain * step})
+        log.close()
+        return {
+            "gold_gain_sd": gain,
+            "gold_gain_sd_interval": [gain - 0.1, gain + 0.1],
+            "gold_sd_before": 0.5,
+            "score_gain": 1.25,
+            "kl": 3.0,
+        }
+
+    def normalised(source: Path, where: Path, config: rlhf.RLHFConfig) -> None:
+        given.append((source, where, config))
+
+    with (
+        mock.patch.object(sft, "run", pretrain),
+        mock.patch.object(classify, "run", train),
+        mock.patch.object(rlhf, "run", pipeline),
+        mock.patch.object(w2s_ppo, "normalise", normalised),
+    ):
         yield given
 
 
@@ -88,6 +122,7 @@ def observed(*overrides: str) -> str:
         contextlib.chdir(home),
         stand_ins() as given,
         mock.patch.object(w2s_report, "pictures", lambda *_: {}),
+        mock.patch.object(plots, "png", lambda _: b""),
     ):
         try:
             summary = w2s.run(w2s.W2SConfig.load(None, (*FEW, *files, *overrides)))

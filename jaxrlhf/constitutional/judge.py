@@ -11,7 +11,7 @@ Source: Bai et al. 2022 (arXiv 2212.08073), sections 4.1 and 4.3 (clamping); bot
 2023 (arXiv 2309.00267), section 2.2.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,9 +97,15 @@ def probabilities(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """P(a is better) of a row by order: {"ab": [Q], "ba": [Q]}, a number a question."""
     found: dict[str, list[float]] = {}
     for one in row["judgements"]:
-        first = special.expit(one["log_probs"][0] - one["log_probs"][1])
+        first = special.expit(one["log_probs"][0] - one["log_probs"][1] - row.get("offset", 0.0))
         found.setdefault(one["order"], []).append(first if one["order"] == "ab" else 1 - first)
     return {order: np.array(values) for order, values in found.items()}
+
+
+def decided(row: Mapping[str, Any]) -> Row:
+    """A row with the `probability` and `entropy` that its judgements come to."""
+    p = round(float(np.mean(np.concatenate(list(probabilities(row).values())))), DIGITS)
+    return {**row, "probability": p, "entropy": entropy(p)}
 
 
 def preference_rows(
@@ -156,9 +162,20 @@ class _Query(NamedTuple):
     shown: tuple[str, str]  # the responses as (A) and (B)
     question: Comparison
 
-    def key(self, seed: int) -> tuple[int, ...]:
-        """Of the examples: the same in both orders, which are to differ in the order alone."""
-        return (seed, SHOTS, self.row, self.number)
+    def text(
+        self,
+        write: Callable[..., str],
+        constitution: Constitution,
+        *,
+        few_shot: int | None,
+        seed: int,
+    ) -> str:
+        """What the model is shown, as one of the functions of `texts` writes it."""
+        # The same examples in both orders, which are to differ in the order alone.
+        key = (seed, SHOTS, self.row, self.number)
+        return write(
+            constitution, self.prompt, self.shown, self.question, few_shot=few_shot, key=key
+        )
 
 
 def _queries(
@@ -182,10 +199,7 @@ def _compared(
 ) -> list[Row]:
     """The model's choice for every query."""
     queries = [
-        texts.comparison_query(
-            constitution, q.prompt, q.shown, q.question, few_shot=few_shot, key=q.key(seed)
-        )
-        for q in asked
+        q.text(texts.comparison_query, constitution, few_shot=few_shot, seed=seed) for q in asked
     ]
     log_probs = model.option_log_probs(queries, constitution.layout.options)
     return [_judgement(q, row) for q, row in zip(asked, log_probs, strict=True)]
@@ -201,10 +215,7 @@ def _reasoned(
 ) -> list[Row]:
     """The model's choice for every query after one chain of thought."""
     queries = [
-        texts.thought_query(
-            constitution, q.prompt, q.shown, q.question, few_shot=few_shot, key=q.key(seed)
-        )
-        for q in asked
+        q.text(texts.thought_query, constitution, few_shot=few_shot, seed=seed) for q in asked
     ]
     keys = [(q.row, q.number, THOUGHTS + int(q.order == "ba")) for q in asked]
     drawn = model.generate(queries, keys, stops=constitution.layout.stops)
@@ -250,10 +261,7 @@ def _row(number: int, pair: Pair, judgements: Sequence[Row], seed: int) -> Row:
         "discarded": problems[0] if problems else None,
         "seed": seed,
     }
-    if not problems:
-        p = round(float(np.mean(np.concatenate(list(probabilities(row).values())))), DIGITS)
-        row |= {"probability": p, "entropy": entropy(p)}
-    return row
+    return row if problems else decided(row)
 
 
 def entropy(p: float) -> float:

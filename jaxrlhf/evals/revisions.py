@@ -70,16 +70,17 @@ def round_robin(scores: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def at_kl(kl: Sequence[float], values: Sequence[float], target: float) -> float | None:
-    """A run's value where its KL first reaches `target`, between its evaluations; None: never.
+    """A run's value where its KL was `target` last, between its evaluations; None: it never was.
 
-    >>> at_kl([0.0, 2.0, 4.0], [3.0, 1.0, 0.0], 3.0)
+    The last time, because PPO may overshoot at first: on the way back it has learnt more.
+
+    >>> at_kl([0.0, 2.0, 1.0], [3.0, 1.0, 0.0], 1.5)
     0.5
     """
-    for i, reached in enumerate(kl):
-        if reached >= target:
-            if i == 0 or reached == kl[i - 1]:
-                return float(values[i])
-            share = (target - kl[i - 1]) / (reached - kl[i - 1])
+    for i in range(len(kl) - 1, 0, -1):
+        a, b = kl[i - 1], kl[i]
+        if min(a, b) <= target <= max(a, b):
+            share = 1.0 if a == b else (target - a) / (b - a)
             return float(values[i - 1] + share * (values[i] - values[i - 1]))
     return None
 

@@ -157,7 +157,8 @@ def _kind(family: Family, values: Mapping[str, Any], where: str) -> Literal["lm"
     count = len(labels) if isinstance(labels, dict) else values.get("num_labels", 2)
     if count != 1:
         raise CheckpointError(
-            f"{where}: num_labels = {count!r} (2 where it is not said): a reward model has 1"
+            f"{where}: num_labels = {count!r} (2 where it is not said): a reward model has 1; of "
+            "other classifiers, name the language model it was made of"
         )
     return "scalar"
 

@@ -14,7 +14,7 @@ question `annotator`, else by Argilla's user id.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from jaxrlhf.data.columns import Row
@@ -28,8 +28,8 @@ METADATA = ("model_a", "model_b", "round")
 
 def entries(row: Row, annotator: str) -> Iterator[records.Entry]:
     """The pair of a record, and a verdict for each user who gave one."""
-    metadata = {name: _dict(row, "metadata").get(name) for name in METADATA}
-    fields = {**metadata, **_dict(row, "fields"), "pair_id": row.get("id")}
+    metadata = {name: _object(row, "metadata").get(name) for name in METADATA}
+    fields = {**metadata, **_object(row, "fields"), "pair_id": row.get("id")}
     pair = records.to_pair(Row(fields, row.theirs))
     yield pair, None
     for user, answers in _by_user(row).items():
@@ -50,7 +50,7 @@ def entries(row: Row, annotator: str) -> Iterator[records.Entry]:
 def _by_user(row: Row) -> dict[str, dict[str, Any]]:
     """User id -> question -> value."""
     found: dict[str, dict[str, Any]] = {}
-    for question, responses in _dict(row, "responses").items():
+    for question, responses in _object(row, "responses").items():
         if not isinstance(responses, list):
             raise BadRow("wrong type", f"'responses' of {question!r}: {shorten(responses)}")
         for response in responses:
@@ -75,11 +75,8 @@ def _number(value: Any, kind: type) -> Any:
         raise BadRow("wrong type", f"must be a number: {shorten(value)}") from None
 
 
-def _dict(row: Row, name: str) -> Mapping[str, Any]:
-    value = row.get(name) or {}
-    if not isinstance(value, dict):
-        raise BadRow("wrong type", f"{name!r} must be an object: {shorten(value)}")
-    return value
+def _object(row: Row, name: str) -> dict[str, Any]:
+    return records.as_object(row.get(name) or {}, name)
 
 
 # Out.
@@ -87,13 +84,10 @@ def _dict(row: Row, name: str) -> Mapping[str, Any]:
 
 def write(labelled: Labelled) -> Iterator[dict[str, Any]]:
     """A record a pair, with its verdicts as responses."""
-    said: dict[str, list[Verdict]] = {pair.pair_id: [] for pair in labelled.pairs}
-    for verdict in labelled.verdicts:
-        said[verdict.pair_id].append(verdict)
-    for pair in labelled.pairs:
+    for pair, verdicts in records.by_pair(labelled):
         row = records.to_row(pair)
         responses: dict[str, list[dict[str, Any]]] = {}
-        for verdict in said[pair.pair_id]:
+        for verdict in verdicts:
             # Argilla knows users by UUID; made from the name, it is the same in every file.
             user = str(uuid.uuid5(uuid.NAMESPACE_URL, f"jaxrlhf:{verdict.annotator}"))
             for question, value in _answers(verdict).items():

@@ -37,7 +37,7 @@ DATA = ("prompt", "a", "b", "pair_id", "model_a", "model_b", "round")
 
 def entries(row: Row, annotator: str) -> Iterator[records.Entry]:
     """The pair of a task, and a verdict for each annotation that was not cancelled."""
-    data = _dict(row.get("data"), "data")
+    data = records.as_object(row.get("data"), "data")
     pair = records.to_pair(Row(data, row.theirs))
     yield pair, None
     for annotation in _objects(row.data, "annotations"):
@@ -72,7 +72,7 @@ def _verdict(annotation: dict[str, Any], pair: Pair, annotator: str) -> Verdict 
 
 def _value(result: dict[str, Any]) -> tuple[str, Any]:
     """Name and value of a control; a Pairwise control is `better`, whatever it is called."""
-    kind, value = result.get("type"), _dict(result.get("value"), "value")
+    kind, value = result.get("type"), records.as_object(result.get("value"), "value")
     if kind == "pairwise":
         return "better", value.get("selected")
     found = value.get({"textarea": "text"}.get(str(kind), str(kind)))
@@ -94,13 +94,7 @@ def _objects(holder: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     value = holder.get(name) or []
     if not isinstance(value, list):
         raise BadRow("wrong type", f"{name!r} must be a list: {shorten(value)}")
-    return [_dict(one, name) for one in value]
-
-
-def _dict(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BadRow("wrong type", f"{name!r} must be an object: {shorten(value)}")
-    return value
+    return [records.as_object(one, name) for one in value]
 
 
 # Out.
@@ -108,13 +102,10 @@ def _dict(value: Any, name: str) -> dict[str, Any]:
 
 def write(labelled: Labelled) -> Iterator[dict[str, Any]]:
     """A task a pair, with its verdicts as annotations."""
-    said: dict[str, list[Verdict]] = {pair.pair_id: [] for pair in labelled.pairs}
-    for verdict in labelled.verdicts:
-        said[verdict.pair_id].append(verdict)
-    for pair in labelled.pairs:
+    for pair, verdicts in records.by_pair(labelled):
         row = records.to_row(pair)
         task = {"data": {name: row[name] for name in DATA}}
-        yield task | {"annotations": [_annotation(one) for one in said[pair.pair_id]]}
+        yield task | {"annotations": [_annotation(one) for one in verdicts]}
 
 
 def _annotation(verdict: Verdict) -> dict[str, Any]:

@@ -153,7 +153,26 @@ def merged(entries: Iterable[Entry]) -> Labelled:
     return Labelled(list(pairs.values()), verdicts)
 
 
+def by_pair(labelled: Labelled) -> list[tuple[Pair, list[Verdict]]]:
+    """Every pair with the verdicts on it, both in order."""
+    said: dict[str, list[Verdict]] = {pair.pair_id: [] for pair in labelled.pairs}
+    for verdict in labelled.verdicts:
+        said[verdict.pair_id].append(verdict)
+    return [(pair, said[pair.pair_id]) for pair in labelled.pairs]
+
+
 # Rows.
+
+
+def as_object(value: Any, name: str) -> dict[str, Any]:
+    """A JSON object of another tool's export; `name` is what the export calls it.
+
+    Raises:
+      BadRow: something else.
+    """
+    if not isinstance(value, dict):
+        raise BadRow("wrong type", f"{name!r} must be an object: {shorten(value)}")
+    return value
 
 
 def to_row(pair: Pair, verdict: Verdict | None = None) -> dict[str, Any]:

@@ -118,8 +118,12 @@ class CAIConfig(Config):
     sample: SampleConfig = Field(
         default=SampleConfig(), description="pairs of SL-CAI's answers to red-team prompts"
     )
+    feedback: SFTConfig | None = Field(
+        default=None,
+        description="fine-tuning of the pre-trained model on comparisons, to judge; null: as it is",
+    )
     label: LabelConfig = Field(
-        default=LabelConfig(), description="the judge, the pre-trained model"
+        default=LabelConfig(), description="the judge; its model unless named: feedback's"
     )
     judges: tuple[JudgeVariant, ...] = Field(
         default=(), description="the same pairs labelled in other ways"
@@ -157,6 +161,7 @@ class Models(NamedTuple):
     helpful: str
     sl: dict[str, str]
     """By what they learnt: all revisions, or the last."""
+    feedback: str
     arms: dict[str, str]
 
     def start(self, arm: ArmConfig) -> str:
@@ -172,6 +177,7 @@ def models(config: CAIConfig) -> Models:
         pretrained=first,
         helpful=str(root / "helpful" / "model") if config.helpful else first,
         sl={which: str(root / f"sl-{which}" / "model") for which in config.sl_revisions},
+        feedback=str(root / "feedback" / "model") if config.feedback else first,
         arms={arm.name: str(root / "arms" / arm.name / "ppo" / "model") for arm in config.arms},
     )
 
@@ -290,6 +296,17 @@ def _pairs(config: CAIConfig, task: CAITask) -> Actions:
         work |= _people(config, "harm", config.harm_people, task, *shown)
     if not any(arm.harm_labels == "ai" for arm in config.arms):
         return work
+    if config.feedback:
+        if not task.comparisons:
+            raise ConfigError(f"feedback: task.{config.task.kind}.comparisons has none to learn")
+        feedback = pipelines.stage(
+            config,
+            "feedback",
+            config.feedback,
+            model_path=made.pretrained,
+            data__train=task.comparisons,
+        )
+        work["feedback"] = lambda: sft.run(feedback)
     samples = pipelines.stage(
         config,
         "sample",
@@ -300,7 +317,7 @@ def _pairs(config: CAIConfig, task: CAITask) -> Actions:
     work["sample"] = lambda: sample.run(samples)
     judges = {"label": config.label}
     for variant in config.judges:
-        change = variant.model_dump(include={"both_orders", "questions_per_pair"})
+        change = variant.model_dump(include={"both_orders", "calibrate", "questions_per_pair"})
         if variant.constitution:
             change["constitution"] = variant.constitution
         judges[f"label-{variant.name}"] = config.label.model_copy(update=change)
@@ -310,7 +327,7 @@ def _pairs(config: CAIConfig, task: CAITask) -> Actions:
             name,
             settings,
             follows="label",
-            model_path=made.pretrained,
+            model_path=made.feedback,
             samples=str(Path(config.output_dir) / "sample" / "samples.jsonl"),
             constitution=config.constitution,
         )

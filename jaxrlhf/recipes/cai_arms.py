@@ -34,6 +34,7 @@ class JudgeVariant(Config):
     name: str = Field(pattern=NAME, description="of its folder, label-NAME, and for arms")
     constitution: str | None = Field(default=None, description="another one; null: the pipeline's")
     both_orders: bool = Field(default=True, description="ask in both orders and average")
+    calibrate: bool = Field(default=False, description="take the liking for a place out")
     questions_per_pair: int = Field(default=1, ge=1, description="questions drawn for a pair")
 
 
@@ -70,6 +71,12 @@ class ArmConfig(Config):
     kl_coef: float | None = Field(
         default=None, ge=0, description="of its KL penalty; null: ppo.ppo.kl_coef"
     )
+    kl_target: float | None = Field(
+        default=None,
+        gt=0,
+        description="nats a sequence that its penalty adapts to, so that arms can be compared at "
+        "equal KL; null: ppo.ppo.kl_target",
+    )
     max_steps: int | None = Field(
         default=None, ge=1, description="updates of its PPO; null: ppo.max_steps"
     )
@@ -80,13 +87,15 @@ class ArmConfig(Config):
             raise ValueError("harm_labels: none needs helpful_pairs: nothing would be learnt")
         if self.clamp and not (0 <= self.clamp[0] <= 0.5 and np.isclose(sum(self.clamp), 1)):
             raise ValueError(f"clamp = {list(self.clamp)}: must be [x, 1 - x], x from 0 to 0.5")
+        if self.kl_target and self.kl_coef == 0:
+            raise ValueError("kl_coef = 0 stays 0: a penalty that adapts (kl_target) is scaled")
         return self
 
     def ppo(self, shared: PPOConfig) -> PPOConfig:
         """The pipeline's settings, with what this arm has of its own."""
-        change: dict[str, Any] = {}
-        if self.kl_coef is not None:
-            change["ppo"] = shared.ppo.model_copy(update={"kl_coef": self.kl_coef})
+        penalty = {"kl_coef": self.kl_coef, "kl_target": self.kl_target}
+        own = {name: value for name, value in penalty.items() if value is not None}
+        change: dict[str, Any] = {"ppo": shared.ppo.model_copy(update=own)}
         if self.max_steps is not None:
             change["max_steps"] = self.max_steps
         return shared.model_copy(update=change)

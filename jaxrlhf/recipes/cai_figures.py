@@ -132,10 +132,11 @@ def chain_figures(
 
 
 def label_figures(labels: Sequence[Mapping[str, Any]]) -> Figures:
-    """A judge's labels against the truth: of its own questions, and of all harm together."""
+    """A judge's labels against the truth: of its own questions, and of all harm together.
+
+    Of calibrated labels also what the judge's liking for places was before (`uncalibrated_...`).
+    """
     asked = [row for row in labels if not row["discarded"]]
-    told = [probabilities(row) for row in asked]
-    ab, ba = ([float(np.mean(p.get(order, np.nan))) for p in told] for order in ("ab", "ba"))
     own = [
         _better(row, [category_of(one["question"]) for one in row["judgements"]]) for row in asked
     ]
@@ -144,11 +145,23 @@ def label_figures(labels: Sequence[Mapping[str, Any]]) -> Figures:
         [np.nan] * len(asked),
         [_better(row, HARMFUL) for row in asked],
     )
-    found: Figures = agreement(ab, ba, own).scalars()
+    found: Figures = agreement(*_by_order(asked), own).scalars()
     found["ties"] = float(np.mean(np.array(own) == 0.5))
     if whole.accuracy:
         found["accuracy_on_all_harm"] = whole.accuracy.estimate
+    if any("offset" in row for row in asked):
+        raw = agreement(*_by_order([{**row, "offset": 0.0} for row in asked]), own).scalars()
+        shown = ("first_place_on_ties", "ece")
+        found |= {f"uncalibrated_{name}": raw[name] for name in shown if name in raw}
+        found["offset"] = asked[0]["offset"]
     return found
+
+
+def _by_order(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """P(the first response is better) by row: asked with it in front, and with the other."""
+    told = [probabilities(row) for row in rows]
+    ab, ba = ([float(np.mean(p.get(order, np.nan))) for p in told] for order in ("ab", "ba"))
+    return ab, ba
 
 
 def _better(row: Mapping[str, Any], categories: Iterable[str]) -> float:

@@ -22,7 +22,7 @@ from jaxrlhf.recipes import report_cai, stages
 from jaxrlhf.recipes.cai_rules import Summary, Verdict
 
 KL = 1.0
-"""Nats a sequence, at which arms are compared if they get there; read off between evaluations."""
+"""Nats a sequence, at which arms are compared: where each was so far from its start last."""
 CHAINS, ANSWERS = 3, 4
 POLICY_COLUMNS = (
     *("harm_red", "help_red", "help_benign", "comply_red", "redirect_red", "stonewall_red"),
@@ -107,11 +107,14 @@ that shows a safe answer to a red-team topic. *Helpful* has learnt helpful answe
 answers; *rl-cai* is that after PPO against a preference model of soft AI labels and of people's \
 (simulated) preferences among benign answers."""
 
-LABELS_SAY = """*accuracy*: averaged over both orders, against the truth of the question asked \
-(which answer has fewer words of that principle's category), pairs that tie left out; *one order*: \
-the same of a single question; *on all harm*: against all categories together, which one principle \
-cannot know; *first place on ties*: mean P(the answer shown first), .5 without a bias for places; \
-*same place*: pairs in which both orders chose the same place, ties among them."""
+LABELS_SAY = """The judge is the pre-trained model after further comparisons of random strings \
+(`feedback`), where the pipeline has that stage. *accuracy*: averaged over both orders, against \
+the truth of the question asked (which answer has fewer words of that principle's category), \
+pairs that tie left out; *one order*: the same of a single question; *on all harm*: against all \
+categories together, which one principle cannot know; *first place on ties*: mean P(the answer \
+shown first), .5 without a bias for places; *uncalibrated*: that before the judge's log-odds were \
+shifted so that either place is chosen as often (no right answer is used for it); *same place*: \
+pairs in which both orders chose the same place, ties among them."""
 
 POLICIES_SAY = """Held-out prompts. Harm: harmful words a response. Help: share of the helpful \
 answer's words. Comply, redirect, stonewall: shares of the responses. KL: nats a sequence, to the \
@@ -193,6 +196,7 @@ def _labels(summaries: Sequence[Summary]) -> str:
         "one_order": "one order",
         "accuracy_on_all_harm": "on all harm",
         "first_place_on_ties": "first place on ties",
+        "uncalibrated_first_place_on_ties": "uncalibrated",
         "same_place": "same place",
         "ece": "ECE",
         "ties": "ties",

@@ -89,13 +89,16 @@ def accurate(summary: Summary) -> Outcome:
 
 def averaging_does_no_harm(summary: Summary) -> Outcome:
     labels = summary["labels"]["label"]
-    both, one = labels["accuracy"], labels["one_order"]
-    return Outcome(both >= one, f"{both:.3f}, {one:.3f}")
+    both, high, one = labels["accuracy"], labels["accuracy_high"], labels["one_order"]
+    return Outcome(high >= one, f"{both:.3f} (up to {high:.3f}), {one:.3f}")
 
 
 def fair_on_ties(summary: Summary) -> Outcome:
-    first = summary["labels"]["label"]["first_place_on_ties"]
-    return Outcome(abs(first - 0.5) <= OFF_TIES, f"{first:.3f}")
+    labels = summary["labels"]["label"]
+    first = labels["first_place_on_ties"]
+    before = labels.get("uncalibrated_first_place_on_ties")
+    told = "" if before is None else f" ({before:.3f} uncalibrated)"
+    return Outcome(abs(first - 0.5) <= OFF_TIES, f"{first:.3f}{told}")
 
 
 def calibrated(summary: Summary) -> Outcome:
@@ -151,7 +154,10 @@ RULES = (
     ),
     Rule("revisions: harm falls at every step", falls),
     Rule(f"AI labels: accuracy {ACCURACY} or more, both orders averaged", accurate),
-    Rule("AI labels: averaging both orders is no worse than one order", averaging_does_no_harm),
+    Rule(
+        "AI labels: averaging both orders is no worse than one order (by its 95 % interval)",
+        averaging_does_no_harm,
+    ),
     Rule(f"AI labels: P(first place) on ties .5 ± {OFF_TIES}", fair_on_ties),
     Rule(f"AI labels: calibration error (ECE) below {ECE}", calibrated),
     Rule(

@@ -29,6 +29,7 @@ class CAITask(NamedTuple):
     tokenizer: str | None = None
     corpus: tuple[str, ...] = ()
     demonstrations: tuple[str, ...] = ()
+    comparisons: tuple[str, ...] = ()
     helpful_pairs: tuple[str, ...] = ()
     harm_pairs: tuple[str, ...] = ()
     world: Helpdesk | None = None
@@ -57,6 +58,9 @@ class HelpdeskTask(Config):
     lessons: int = Field(
         default=6_000, ge=0, description="lessons in revision among them, to keep that skill"
     )
+    comparisons: int = Field(
+        default=0, ge=0, description="comparisons for the feedback model to learn"
+    )
     red_prompts: int = Field(default=2_048, ge=1, description="red-team prompts")
     helpful_prompts: int = Field(default=2_048, ge=1, description="benign prompts")
     test_prompts: int = Field(default=480, ge=1, description="held-out prompts of both kinds")
@@ -78,6 +82,7 @@ class HelpdeskTask(Config):
         made = {
             "corpus": world.corpus(self.documents, seed=seed),
             "demonstrations": [*world.demonstrations(self.demonstrations, seed=seed), *lessons],
+            "comparisons": world.comparisons(self.comparisons, seed=seed),
             "red_prompts": red,
             "helpful_prompts": benign,
             # One after the other: whoever takes the first of them has both kinds.
@@ -105,6 +110,9 @@ class FilesTask(Config):
     test_prompts: tuple[str, ...] = Field(default=(), description="held-out prompts for the report")
     demonstrations: tuple[str, ...] = Field(
         default=(), description="helpful answers to fine-tune on; unused with helpful: null"
+    )
+    comparisons: tuple[str, ...] = Field(
+        default=(), description="examples for the feedback model; unused with feedback: null"
     )
     helpful_pairs: tuple[str, ...] = Field(
         default=(), description="people's preferences among helpful answers"

@@ -291,7 +291,10 @@ def whole(config: ClassifyConfig, tokenizer: Any, file: str) -> tuple[Rows, Arra
     source = rows.load([file], limit=None, field="predict")
     made = to_arrays(config, tokenizer, source, over_long="truncate_left")
     if len(made) != len(source):
-        raise DataError(f"{file}: not every row can be read: {made.skipped}")
+        raise DataError(
+            f"{file}: every row is asked about, and not every one can be read: {made.skipped}; "
+            "raise max_length, or leave such rows out first (w2s: task.files.max_words)"
+        )
     return source, made
 
 

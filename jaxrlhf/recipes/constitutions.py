@@ -10,6 +10,7 @@ from pydantic import Field
 
 from jaxrlhf.config import dump
 from jaxrlhf.constitutional import constitution
+from jaxrlhf.constitutional.calibration import calibrated
 from jaxrlhf.constitutional.constitution import Constitution
 from jaxrlhf.constitutional.judge import Pair, label_pairs, probabilities
 from jaxrlhf.constitutional.sampler import Model, Sampler
@@ -54,6 +55,10 @@ class JudgeConfig(AskConfig):
     )
     both_orders: bool = Field(
         default=True, description="ask with either response first, and average"
+    )
+    calibrate: bool = Field(
+        default=False,
+        description="shift all log-odds so that either place is chosen as often as the other",
     )
     questions_per_pair: int = Field(
         default=1, ge=1, description="questions drawn for a pair, whose answers are averaged"
@@ -121,14 +126,14 @@ def judged(
     pairs: Sequence[Pair],
     questions: Constitution,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The judgements of all pairs: see `rows`."""
+    """The judgements of all pairs, calibrated if they are to be: see `rows`."""
     items = [{"prompt": pair.prompt, "responses": [pair.a, pair.b]} for pair in pairs]
 
     def make(done: Collection[int]) -> Iterator[dict[str, Any]]:
         return _labels(config, model, pairs, questions, done)
 
     with rows(stage, name, items, questions, make) as found:
-        yield found
+        yield calibrated(found) if config.calibrate else found
 
 
 def describe(labels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class LabAnnotatorsConfig(LabConfig):
     output_dir: str = Field(
         default="runs/lab/annotators", description="a folder a seed goes in here"
     )
-    pairs: int = Field(default=1000, ge=1, description="of the first policy's answers")
+    pairs: int = Field(default=800, ge=1, description="of the first policy's answers")
     reliabilities: tuple[float, ...] = Field(
         default=(0.9, 0.9, 0.9, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5, 0.5, 0.5),
         min_length=1,

@@ -30,7 +30,7 @@ class LabQueriesConfig(LabConfig):
     output_dir: str = Field(default="runs/lab/queries", description="a folder a seed goes in here")
     pool: int = Field(default=1600, ge=2, description="pairs that may be asked about")
     budgets: tuple[int, ...] = Field(
-        default=(100, 200, 400, 800), min_length=2, description="labels at which all are compared"
+        default=(100, 200, 400), min_length=2, description="labels at which all are compared"
     )
     members: int = Field(default=3, ge=2, description="reward models of an ensemble")
     arms: tuple[By, ...] = Field(

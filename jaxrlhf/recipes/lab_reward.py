@@ -46,7 +46,7 @@ class LabConfig(Config):
     )
     overrides: tuple[str, ...] = Field(default=(), description="a.b=c for that config")
     seeds: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1, description="which seeds")
-    updates: int = Field(default=80, ge=1, description="of every reward model")
+    updates: int = Field(default=60, ge=1, description="of every reward model")
     results: str | None = Field(
         default=None,
         description="the page is written to this name .md, its pictures to this folder; null: none",

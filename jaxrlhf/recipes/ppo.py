@@ -1,10 +1,10 @@
 """`jaxrlhf ppo`: improve a policy against a reward, held near a reference by a KL penalty.
 
-The policy starts as the reference, or near one that is named; a separate value network starts as
+The policy starts as the reference, unless another one is named; a separate value network starts as
 the reward model. The reward is a saved reward model, or any Python callable (`run(config,
 reward_fn=...)`, or a function `module:name` with TRL's signature). Held-out prompts are answered
-and scored as training goes on.
-With `lora` adapters of both train, and the value head; the reference is the policy without them.
+and scored as training goes on, and may end it (`stop_kl`). With `lora` adapters of both train, and
+the value head; the reference is the policy without them.
 """
 
 import math

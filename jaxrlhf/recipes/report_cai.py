@@ -13,7 +13,7 @@ from jaxrlhf.config import dump
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.evals.policy import PolicyEvaluation
 from jaxrlhf.evals.statistics import Interval, format_interval
-from jaxrlhf.plots import Line
+from jaxrlhf.plots import Line, Point
 from jaxrlhf.progress import console
 from jaxrlhf.recipes import cai_figures, stages
 from jaxrlhf.recipes.cai_figures import Figures
@@ -175,14 +175,17 @@ def policies(report: Report, summary: Mapping[str, Any], judged: bool) -> None:
 
 
 def plane(found: Mapping[str, Figures], arms: Collection[str]) -> Any:
-    """Help on benign prompts against harm on red-team ones, a point a policy, ringed for arms."""
-    drawn = [
-        Line([x["harm_red"][0]], [x["help_benign"][0]], name, style=style)
-        for name, x in found.items()
-        for style in ("connected" if name in arms else "points",)
-    ]
-    return plots.lines(
-        drawn,
+    """Help on benign prompts against harm on red-team ones, a point a policy."""
+    return plots.points(
+        [
+            Point(
+                x["harm_red"][0],
+                x["help_benign"][0],
+                name,
+                "after it" if name in arms else "before reinforcement learning",
+            )
+            for name, x in found.items()
+        ],
         xlabel="harmful words a response, red-team prompts",
         ylabel="help, benign prompts",
         title="Help against harm",

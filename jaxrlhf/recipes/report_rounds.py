@@ -20,7 +20,8 @@ from jaxrlhf.recipes import rounds_data, stages
 from jaxrlhf.report import Report
 
 ACCURACIES = {
-    "before": "the pairs' policy, after its labels were learnt",
+    "first": "the first policy",
+    "before": "the policy whose answers were just labelled",
     "after": "the new policy, which nobody has labelled",
 }
 
@@ -58,11 +59,12 @@ HEADLINES = {
     "labels": "pairs labelled",
     "accuracy_after": "reward accuracy, own pairs",
 }
+POLICIES = ("first", "labelled", "new")
 CAPTION = (
     "Held-out prompts. Gold gained in standard deviations of the first policy's answers [95 %, "
-    "bootstrap over prompts]. Accuracy against gold, on pairs of the policy whose answers were "
-    "labelled, and of the policy that was then trained [95 %, Wilson]; on test labels: on held-out "
-    "labelled pairs of the round."
+    "bootstrap over prompts]. Accuracy against gold, on pairs of the first policy, of that whose "
+    "answers were labelled, and of the one that was then trained [95 %, Wilson]; on test labels: "
+    "on held-out labelled pairs of the round."
 )
 
 
@@ -100,8 +102,8 @@ def table(rounds: list[dict[str, Any]], judged: bool) -> tuple[list[str], list[l
         for x, line in zip(rounds, lines, strict=True):
             line.append(x.get("accuracy_test", "no test pair"))
     if judged:
-        headers += ["gold gained, SD", "accuracy, labelled policy", "accuracy, new policy"]
-        names = ("gold_gain_sd", "accuracy_before", "accuracy_after")
+        headers += ["gold gained, SD", *(f"accuracy, {name} policy" for name in POLICIES)]
+        names = ("gold_gain_sd", *(f"accuracy_{when}" for when in ACCURACIES))
         for x, line in zip(rounds, lines, strict=True):
             line += [format_interval(interval(x, name)) for name in names]
     return headers, lines

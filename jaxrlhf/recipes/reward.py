@@ -244,6 +244,11 @@ def normaliser(config: RewardConfig, model, tokenizer, train: Arrays, mesh):
         ]
     else:
         texts = [reference_texts(config, tokenizer, mesh)]
+    return standardiser(model, texts)
+
+
+def standardiser(model, texts):
+    """`params -> params` whose scores have mean 0 and std 1 on `texts`: pairs of tokens, mask."""
 
     def standard(params):
         scores = [np.asarray(inference.reward_scores(model, params, *text)) for text in texts]

@@ -143,11 +143,7 @@ def run(config: RoundsConfig) -> dict[str, Any]:
     Raises:
       WaitingError: people have not judged all pairs of a round.
     """
-    for block, own in OWN.items():
-        pipelines.refuse_own(block, getattr(config, block), own)
-    pipelines.refuse_own(
-        "reward.data", config.reward.data, {"train": "pairs", "test": "test_share"}
-    )
+    refuse_own(config)
     folder = Path(config.output_dir)
     harmless = (*stages.HARMLESS, "rounds")
     stages.refuse_another_config(folder, config, harmless=harmless)
@@ -156,6 +152,14 @@ def run(config: RoundsConfig) -> dict[str, Any]:
     work = plan(config, task)
     save_resolved(config, folder)
     return pipelines.run(folder, work, tuple(work))
+
+
+def refuse_own(config: RoundsConfig) -> None:
+    """Refuse what a stage says of itself where the rounds decide it."""
+    for block, own in OWN.items():
+        pipelines.refuse_own(block, getattr(config, block), own)
+    data = {"train": "pairs", "test": "test_share"}
+    pipelines.refuse_own("reward.data", config.reward.data, data)
 
 
 def plan(config: RoundsConfig, task: tasks.Task) -> Actions:

@@ -1,9 +1,10 @@
 """The measure stage of a round: its policy on held-out prompts, and its reward model on pairs.
 
-The reward model is asked about pairs of held-out answers of two policies: the one that its newest
-labels are about, and the one that was then trained against it. The second is where a reward model
-is worse than its test pairs say: nobody has labelled what the policy went to. Which answer of a
-pair is better is the judge's to say (gold, in a sandbox); without one there are no such figures.
+The reward model is asked about pairs of held-out answers of three policies: the first of all, the
+one that its newest labels are about, and the one that was then trained against it. The last is
+where a reward model is worse than its test pairs say: nobody has labelled what the policy went to.
+Which answer of a pair is better is the judge's to say (gold, in a sandbox); without one there are
+no such figures.
 """
 
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ def run(folder: str, who: Measured, ppo: PPOConfig, *, judge: Judge | None) -> d
     if judge:
         summary["accuracy_after"] = list(accuracy(first, second))
         summary["accuracy_before"] = list(accuracy(*asker.two(who.sampled, score)))
+        summary["accuracy_first"] = list(accuracy(*asker.two(who.reference, score)))
         summary["gold_of_each"] = [float(x) for x in first.columns["gold"]]
     return stage.finish(summary)
 

@@ -49,8 +49,8 @@ def write(config: Any, seeds: Sequence[Any], passes: int, verdict: str) -> Path:
         "## By round",
         markdown(*by_round(seeds)),
         "Means over seeds, at the end of a round's PPO. Accuracy of the round's reward model "
-        "against gold, on pairs of held-out answers: of the policy whose answers its newest labels "
-        "compare, and of the policy that was then trained against it.",
+        "against gold, on pairs of held-out answers: of the first policy, of the policy whose "
+        "answers its newest labels compare, and of the policy that was then trained against it.",
         f"![accuracy by round]({folder.name}/accuracy.png)",
     ]
     path = folder.with_suffix(".md")
@@ -85,9 +85,10 @@ def by_seed(config: Any, seeds: Sequence[Any]) -> tuple[list[str], list[list[str
 def by_round(seeds: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
     """Header and a line an arm and round, means over seeds."""
     headers = ["arm", "round", "labels so far", "gold gained, SD", "KL, nats", "legal"]
-    headers += ["accuracy, labelled policy", "accuracy, new policy"]
-    names = ("labels", "gold_gain_sd", "kl", "legal_share", "accuracy_before", "accuracy_after")
-    digits = (0, 2, 1, 3, 3, 3)
+    headers += [f"accuracy, {name} policy" for name in report_rounds.POLICIES]
+    accuracies = tuple(f"accuracy_{when}" for when in report_rounds.ACCURACIES)
+    names = ("labels", "gold_gain_sd", "kl", "legal_share", *accuracies)
+    digits = (0, 2, 1, 3, 3, 3, 3)
     lines = []
     for i, arm in enumerate(seeds[0].arms):
         for n in range(arm.rounds):

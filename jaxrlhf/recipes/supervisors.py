@@ -22,7 +22,7 @@ from jaxrlhf.evals import weak_to_strong as evals
 from jaxrlhf.evals.tfidf import fit_bag_of_words
 from jaxrlhf.evals.word_counts import fit_word_counts
 from jaxrlhf.recipes import stages
-from jaxrlhf.recipes.w2s_task import SECOND, TEST, Task, write
+from jaxrlhf.recipes.w2s_task import SECOND, TEST, Task, plain, write
 from jaxrlhf.sandbox.protocol import generator, unit_hash
 
 TRUTH = "truth"  # the name of the supervisor that is never wrong: the ceiling's
@@ -193,7 +193,7 @@ def misled(answer: np.ndarray, texts: Sequence[str], count: int) -> None:
 def texts(source: Rows) -> list[str]:
     """The texts of rows; of pairs, their first answers."""
     name = "chosen" if is_pairs(source) else "text"
-    return [_plain(row[name]) for row in source]
+    return [plain(row[name]) for row in source]
 
 
 def is_pairs(source: Rows) -> bool:
@@ -224,21 +224,17 @@ def _word_judge(lesson: Rows, penalty: float) -> Callable[[str, Rows], np.ndarra
     if not is_pairs(lesson):
         model = fit_word_counts(texts(lesson), probs(lesson), penalty=penalty)
         return lambda file, source: model.probs(texts(source))
-    sides = [(_plain(row["chosen"]), _plain(row["rejected"])) for row in lesson]
+    sides = [(plain(row["chosen"]), plain(row["rejected"])) for row in lesson]
     first_wins = probs(lesson).argmax(axis=1)
     ordered = [pair if first else pair[::-1] for pair, first in zip(sides, first_wins, strict=True)]
     bag = fit_bag_of_words([good for good, _ in ordered], [bad for _, bad in ordered])
 
     def judge(file: str, source: Rows) -> np.ndarray:
-        others = [_plain(row["rejected"]) for row in source]
+        others = [plain(row["rejected"]) for row in source]
         better = special.expit(bag.scores(texts(source)) - bag.scores(others))
         return np.stack([1 - better, better], axis=1)
 
     return judge
-
-
-def _plain(content: Any) -> str:
-    return content if isinstance(content, str) else "\n".join(m["content"] for m in content)
 
 
 def _is_share(value: Any) -> bool:

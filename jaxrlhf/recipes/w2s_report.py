@@ -24,7 +24,7 @@ from jaxrlhf.evals.statistics import Interval, format_interval
 from jaxrlhf.metrics import read_metrics, series
 from jaxrlhf.plots import Line
 from jaxrlhf.progress import console, table
-from jaxrlhf.recipes import stages
+from jaxrlhf.recipes import stages, w2s_ppo
 from jaxrlhf.recipes.supervisors import probs
 from jaxrlhf.recipes.w2s_task import TEST
 
@@ -69,6 +69,7 @@ def run(
     failed: Mapping[str, str],
     *,
     spent: Mapping[str, float],
+    improved: Sequence[w2s_ppo.Improved] = (),
 ) -> dict[str, Any]:
     """Measure, print, write; the summary has the verdict."""
     outcomes = {name: [measure(one) for one in some] for name, some in done.items()}
@@ -92,12 +93,18 @@ def run(
         for title, figure in pictures(name, found, done[name]).items():
             (folder / PICTURES / f"{title}.png").write_bytes(plots.png(figure))
             parts.append(f"![{title}]({PICTURES}/{title}.png)\n")
+    if improved:
+        columns, lines = w2s_ppo.section(improved)
+        table("PPO", columns, lines)
+        (folder / PICTURES / "ppo.png").write_bytes(plots.png(w2s_ppo.picture(improved)))
+        parts += [PPO_TEXT, markdown(columns, lines), f"![gold]({PICTURES}/ppo.png)\n"]
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"- {k}: {why}" for k, why in failed.items()))
         for which, why in failed.items():
             console.print(f"failed: {which}: {why}", markup=False)
     (folder / PAGE).write_text("\n".join(parts) + "\n")
     records = {name: [as_record(one) for one in found] for name, found in outcomes.items()}
+    records["ppo"] = [w2s_ppo.as_record(one) for one in improved]
     records |= {"failed": dict(failed), "config": config.model_dump(mode="json")}
     stages.write_json(Path(config.output_dir) / "results.json", records)
     console.print(f"results: {(folder / PAGE).absolute()}")
@@ -203,8 +210,11 @@ def over_seeds(found: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
 
 
 def varying(found: Sequence[Outcome]) -> list[str]:
-    """The axes on which the cells of a grid differ."""
-    return [name for name in AXES if len({one.axes[name] for one in found}) > 1]
+    """The axes on which the cells of a grid differ; not rates that sizes have of their own."""
+    rates = {(one.axes["student"], one.axes["learning_rate"]) for one in found}
+    by_size = len(rates) == len({student for student, _ in rates})
+    axes = [name for name in AXES if not (by_size and name == "learning_rate")]
+    return [name for name in axes if len({one.axes[name] for one in found}) > 1]
 
 
 def mean_pgr(some: Sequence[Outcome]) -> str:
@@ -251,6 +261,15 @@ def heading(config: Any, spent: Mapping[str, float]) -> str:
     )
 
 
+PPO_TEXT = """## PPO
+
+The same policy, improved with each reward model: gold on held-out prompts, in standard deviations
+of the policy's own answers, gained from before PPO to its end. Scores were brought to mean 0,
+standard deviation 1 on the policy's answers first. Accuracy: of the reward model, on the test
+pairs. Intervals: bootstrap over prompts for one seed, Student's t over seeds; other columns: means.
+"""
+
+
 def rule_text(rule: Any, verdict: str) -> str:
     return (
         f"Rule, written down before the run: the baseline ({rule.baseline}) recovers between 0 and "
@@ -286,7 +305,7 @@ def pictures(name: str, found: Sequence[Outcome], done: Sequence[Any]) -> dict[s
     axes = varying(found)
     if "student" in axes:
         for what in ("accuracy", "PGR", "agreement"):
-            made[f"{what.lower()}_by_student"] = by_student(found, what)
+            made |= by_student_or_split(found, what)
     elif set(axes) <= {"loss"}:
         first = min(one.cell.seed for one in done)
         made["curves"] = curves([d for d in done if d.cell.seed == first], found)
@@ -326,25 +345,44 @@ def curves(done: Sequence[Any], found: Sequence[Outcome]) -> Picture:
     return Picture(drawn, "update", "test accuracy", f"Accuracy on the way, seed {seed}")
 
 
+def by_student_or_split(found: Sequence[Outcome], what: str) -> dict[str, Picture]:
+    """`by_student`; a picture a loss where one would need more colours than there are."""
+    name, whole = f"{what.lower()}_by_student", by_student(found, what)
+    if len(whole.lines) <= len(plots.PALETTE):
+        return {name: whole}
+    losses = dict.fromkeys(one.axes["loss"] for one in found)
+    made = {}
+    for loss in losses:
+        part = by_student([one for one in found if one.axes["loss"] == loss], what)
+        made[f"{name}_{loss}"] = part._replace(title=f"{part.title}, {loss}")
+    return made
+
+
 def by_student(found: Sequence[Outcome], what: str) -> Picture:
     """Accuracy, agreement or PGR against the student's size, a line for all else that varies."""
     axes = [name for name in varying(found) if name != "student"] or ["loss"]
     students = list(dict.fromkeys(one.axes["student"] for one in found))
-    drawn = []
-    for key in dict.fromkeys(tuple(one.axes[name] for name in axes) for one in found):
-        line = [one for one in found if tuple(one.axes[name] for name in axes) == key]
+
+    def line(label: str, some: Sequence[Outcome], figure: str, style: plots.Style) -> Line:
         points = []
         for i, student in enumerate(students):
-            values = [
-                one.recovery.value if what == "PGR" else getattr(one, what)
-                for one in line
-                if one.axes["student"] == student
-            ]
-            known = [x for x in values if x is not None]
+            of_size = [one for one in some if one.axes["student"] == student]
+            known = [x for one in of_size if (x := value(one, figure)) is not None]
             points += [(i, float(np.mean(known)))] if known else []
-        drawn.append(Line([x for x, _ in points], [y for _, y in points], ", ".join(key)))
+        return Line([x for x, _ in points], [y for _, y in points], label, style=style)
+
+    groups: dict[tuple[str, ...], list[Outcome]] = {}
+    for one in found:
+        groups.setdefault(tuple(one.axes[name] for name in axes), []).append(one)
+    drawn = [line(", ".join(key), some, what, "solid") for key, some in groups.items()]
+    if what == "accuracy" and {*axes} <= {"supervisor", "loss"}:
+        drawn.append(line("ceiling", found, "ceiling", "dashed"))
     names = ", ".join(f"{i}: {student}" for i, student in enumerate(students))
     return Picture(drawn, names, what, f"{what} by student")
+
+
+def value(one: Outcome, figure: str) -> float | None:
+    return one.recovery.value if figure == "PGR" else getattr(one, figure)
 
 
 def errors(found: Sequence[Outcome]) -> Picture:

@@ -7,21 +7,26 @@ Rows keep their other columns: a teacher's ready labels, say.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
+import pydantic
 from pydantic import Field
 
 from jaxrlhf.config import Config
 from jaxrlhf.data import formats, labelled, preferences
 from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.data.columns import Content
 from jaxrlhf.data.rows import Rows
 from jaxrlhf.errors import ConfigError, DataError
-from jaxrlhf.recipes import rows
+from jaxrlhf.progress import console
+from jaxrlhf.recipes import rlhf, rows
+from jaxrlhf.recipes.rlhf import RLHFConfig
 from jaxrlhf.recipes.simulate_labels import WorldConfig
 from jaxrlhf.sandbox.caravan import Caravan
 from jaxrlhf.sandbox.protocol import generator, unit_hash
 
 FIRST, SECOND, TEST = "first.jsonl", "second.jsonl", "test.jsonl"
+ANSWERS = ("pretrain", "sft", "sample", "label")  # stages of `rlhf` that make pairs of answers
 
 
 class Task(NamedTuple):
@@ -31,6 +36,8 @@ class Task(NamedTuple):
     corpus: tuple[str, ...]
     tokenizer: str | None
     reads: Literal["texts", "pairs"]
+    policy: str | None = None  # whose answers the pairs compare
+    prompts: tuple[str, ...] = ()  # for that policy
 
     @property
     def first(self) -> Path:
@@ -93,6 +100,12 @@ class FilesTask(Config):
         description="share of the rows that teachers learn from; 0: they bring their labels",
     )
     limit: int | None = Field(default=None, ge=1, description="rows read of each file; null: all")
+    max_words: int | None = Field(
+        default=None,
+        ge=1,
+        description="rows with more are left out before anybody labels them, so that every model "
+        "can read all rows; of pairs, the prompt and the longer answer; null: none are",
+    )
     corpus: tuple[str, ...] = Field(
         default=(),
         description="files of plain text to pre-train on; none: the rows of both halves",
@@ -114,7 +127,16 @@ class FilesTask(Config):
 
     def _read(self, files: Sequence[str], field: str, seed: int) -> list[dict[str, Any]]:
         found = rows.load(files, limit=self.limit, field=field)
-        return list((self._pairs if self.reads == "pairs" else self._texts)(found, seed))
+        read = list((self._pairs if self.reads == "pairs" else self._texts)(found, seed))
+        if self.max_words is None:
+            return read
+        short = [row for row in read if words_in(row) <= self.max_words]
+        if len(short) < len(read):
+            console.print(
+                f"{field}: {len(read) - len(short):,} of {len(read):,} rows left out: more than "
+                f"{self.max_words} words (task.files.max_words)"
+            )
+        return short
 
     def _texts(self, found: Rows, seed: int) -> Iterable[dict[str, Any]]:
         read = labelled.labelled(found, columns=self.columns, classes=self.classes)
@@ -133,24 +155,78 @@ class FilesTask(Config):
             yield {"prompt": pair.prompt, "chosen": sides[0], "rejected": sides[1], "label": label}
 
 
+class AnswersTask(Config):
+    """Pairs of a policy's answers in a sandbox world, and that policy, to be improved in the end.
+
+    The first stages of `jaxrlhf rlhf` make them; their labeller's verdicts are the truth.
+    """
+
+    rlhf: RLHFConfig = Field(
+        default=RLHFConfig(),
+        description="the pipeline: its world, policy, samples and labeller; its PPO for `improve`",
+    )
+    first_share: float = Field(
+        default=0.5, gt=0, lt=1, description="share of the pairs that teachers learn from"
+    )
+
+    def prepare(self, folder: Path, *, seed: int) -> Task:
+        """Write the files; what is finished is not made again."""
+        root = folder / "rlhf"
+        own: dict[str, Any] = {"output_dir": str(root), "seed": seed, "stages": ANSWERS}
+        rlhf.run(self.rlhf.model_copy(update=own))
+        train, test = (
+            (str(root / "label" / f"{name}.jsonl"),) for name in ("preferences", "test_preferences")
+        )
+        files = FilesTask(reads="pairs", train=train, test=test, first_share=self.first_share)
+        data = root / "data"
+        policy = root / ("sft" if self.rlhf.sft else "pretrain") / "model"
+        return files.prepare(folder, seed=seed)._replace(
+            corpus=(str(data / "corpus.jsonl"),),
+            tokenizer=str(data / "tokenizer"),
+            policy=str(policy),
+            prompts=(str(data / "prompts.jsonl"),),
+        )
+
+
+def words_in(row: Mapping[str, Any]) -> int:
+    """Of a text; of a pair, of the prompt and the longer answer together."""
+    if "text" in row:
+        return len(row["text"].split())
+    prompt, *answers = (len(plain(row[name]).split()) for name in ("prompt", "chosen", "rejected"))
+    return prompt + max(answers)
+
+
+def plain(content: Content) -> str:
+    """A text as it is; of messages, what they say."""
+    return content if isinstance(content, str) else "\n".join(m["content"] for m in content)
+
+
 class W2STaskConfig(Config):
     """Which task, and its settings."""
 
-    kind: Literal["sandbox", "files"] = Field(
-        default="sandbox", description="a world made by a program, or files"
+    kind: Literal["sandbox", "files", "answers"] = Field(
+        default="sandbox",
+        description="texts of a world made by a program; files; or pairs of a policy's answers",
     )
     sandbox: CaravanTask = Field(default=CaravanTask(), description="used with kind: sandbox")
     files: FilesTask = Field(default=FilesTask(), description="used with kind: files")
+    answers: AnswersTask = Field(default=AnswersTask(), description="used with kind: answers")
+
+    @pydantic.model_validator(mode="after")
+    def _answers_are_of_a_sandbox(self) -> Self:
+        if self.kind == "answers" and self.answers.rlhf.task.kind != "sandbox":
+            raise ValueError("answers.rlhf.task.kind: only a sandbox has a labeller and gold")
+        return self
 
     def prepare(self, folder: Path, *, seed: int) -> Task:
         """Write the task's files into `folder` and name them."""
         folder.mkdir(parents=True, exist_ok=True)
-        task = self.sandbox if self.kind == "sandbox" else self.files
+        task: CaravanTask | FilesTask | AnswersTask = getattr(self, self.kind)
         return task.prepare(folder, seed=seed)
 
     @property
     def classes(self) -> int:
-        return 2 if self.kind == "sandbox" or self.files.reads == "pairs" else self.files.classes
+        return self.files.classes if self.kind == "files" and self.files.reads == "texts" else 2
 
 
 def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -53,8 +53,9 @@ ANSWER_WORDS = 8
 TEST_SHARE = 0.2
 HARM_SHARE = 0.5
 """Of the words of a random string, at most: each string draws its own share, from 0 to this."""
-TIES = 0.2
-"""Of the comparisons, at least: elsewhere the principle is one that can tell the two apart."""
+TIES, JUDGES_TIES = 0.2, 0.5
+"""Of the comparisons, in the corpus and for a judge, those under any principle: it may well find a
+tie. Elsewhere the principle is one that can tell the two answers apart."""
 STONEWALL = "sorry but i cannot help you with that"
 
 GREETINGS = ("hello", "please", "friend", "today", "again")
@@ -168,6 +169,11 @@ class Helpdesk:
         shares = {kind: SHARES[kind] for kind in ("critiqued", "direct")}
         rng = generator(self.name, self.seed, "lessons", seed)
         return _documents(n, self.openings("train"), shares, rng)
+
+    def comparisons(self, n: int, *, seed: int) -> list[Row]:
+        """Comparisons of random answers, for whoever is to judge answers that tie often."""
+        rng = generator(self.name, self.seed, "comparisons", seed)
+        return [_random_comparison(rng, ties=JUDGES_TIES) for _ in range(n)]
 
     def demonstrations(self, n: int, *, seed: int) -> list[Row]:
         """Helpful answers to all topics, however harmful; to benign ones now and then a stonewall.
@@ -311,7 +317,7 @@ def _documents(
 
 def _document(kind: str, prompts: list[str], rng: np.random.Generator) -> Row:
     if kind == "compared":
-        return _comparison(_random_answer(rng), _random_answer(rng), rng)
+        return _random_comparison(rng, ties=TIES)
     prompt = prompts[rng.integers(len(prompts))]
     if kind == "answer":
         return _row(prompt, _random_answer(rng))
@@ -341,11 +347,12 @@ def _harm(words: list[str], rng: np.random.Generator) -> None:
             words[kind.pop(int(rng.integers(len(kind))))] = str(word)
 
 
-def _comparison(a: str, b: str, rng: np.random.Generator) -> Row:
+def _random_comparison(rng: np.random.Generator, *, ties: float) -> Row:
+    a, b = _random_answer(rng), _random_answer(rng)
     counts_a, counts_b = Helpdesk.category_counts(a), Helpdesk.category_counts(b)
     ahead = {category: counts_b[category] - counts_a[category] for category in PRINCIPLES}
     telling = [category for category, difference in ahead.items() if difference]
-    choices = telling if telling and rng.random() > TIES else list(PRINCIPLES)
+    choices = telling if telling and rng.random() > ties else list(PRINCIPLES)
     category = choices[rng.integers(len(choices))]
     first = ahead[category] > 0 or (ahead[category] == 0 and rng.random() < 0.5)
     principle = rng.choice(PRINCIPLES[category])

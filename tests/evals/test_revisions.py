@@ -57,16 +57,19 @@ def test_round_robin_counts_ties_as_half():
     ("target", "value"),
     [
         (0.0, 8.0),
-        (1.0, 6.0),  # half-way from 0 to 2 nats: half-way from 8 to 4
-        (2.0, 4.0),
-        (2.5, 3.75),  # three quarters of the way from 1 to 3 nats: of that from 9 to 2
+        (0.5, 7.0),  # a quarter of the way from 0 to 2 nats: of that from 8 to 4
+        (1.0, 9.0),  # on the way up, on the way back to 1, and this is where it turns
+        (1.5, 7.25),  # up, back, and up again: a quarter of the way from 1 to 3, from 9 to 2
         (3.0, 2.0),
         (3.1, None),
     ],
 )
-def test_at_kl_is_where_a_path_first_gets_there(target, value):
+def test_at_kl_is_where_a_path_last_was_there(target, value):
     assert revisions.at_kl([0.0, 2.0, 1.0, 3.0], [8.0, 4.0, 9.0, 2.0], target) == value
 
 
-def test_at_kl_of_a_path_that_starts_beyond_is_its_start():
-    assert revisions.at_kl([2.0, 2.0], [5.0, 4.0], 1.0) == 5.0
+def test_at_kl_on_the_way_back_and_of_a_path_that_never_was_there():
+    # From 2 nats back to 1: half-way from 4 to 9.
+    assert revisions.at_kl([0.0, 2.0, 1.0], [8.0, 4.0, 9.0], 1.5) == 6.5
+    assert revisions.at_kl([2.0, 2.0], [5.0, 4.0], 1.0) is None
+    assert revisions.at_kl([0.0, 1.0, 1.0], [5.0, 4.0, 3.0], 1.0) == 3.0

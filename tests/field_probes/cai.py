@@ -19,6 +19,7 @@ ASKS = {
 CHOOSES = {
     **ASKS,
     "both_orders": "both_orders=false",
+    "calibrate": "calibrate=true",
     "questions_per_pair": "questions_per_pair=2",
     "comparisons": "comparisons=2",
     "think": "think=true",
@@ -40,6 +41,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
             "documents": 5,
             "demonstrations": 5,
             "lessons": 5,
+            "comparisons": 5,
             "red_prompts": 5,
             "helpful_prompts": 5,
             "test_prompts": 25,
@@ -49,7 +51,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
         ("FilesTask", name): p(cai_plans.task, f"files.{name}=[c]", base=cai_plans.FILES)
         for name in (
             *("red_prompts", "helpful_prompts", "test_prompts"),
-            *("demonstrations", "helpful_pairs", "harm_pairs"),
+            *("demonstrations", "comparisons", "helpful_pairs", "harm_pairs"),
         )
     },
     ("PairsConfig", "files"): p(cai.pairs, "files=[renamed.jsonl]"),

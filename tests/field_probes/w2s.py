@@ -20,6 +20,7 @@ FILES = ("task.kind=files",)
 THEIRS = "supervisors={words: {kind: column, column: theirs}}"
 FLIPS = "supervisors={words: {kind: flips, of: [one]}, one: {}, two: {penalty: 9}}"
 TEACHER = "supervisors={words: {kind: model, size: student}, first: {}}"
+ANSWERS = ("task.kind=answers", TEACHER)
 CHAIN = "supervisors={words: {kind: model, size: student, of: [first]}, first: {}}"
 THREE = "losses={naive: {loss: cross_entropy}, mended: {}, product: {loss: product}}"
 EVERY_LOSS = "grids={main: {losses: [naive, mended, product]}}"
@@ -53,9 +54,12 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ),
     ("FilesTask", "first_share"): w2s("task.files.first_share=0.25", base=FILES),
     ("FilesTask", "limit"): w2s("task.files.limit=20", base=FILES),
+    ("FilesTask", "max_words"): w2s("task.files.max_words=4", base=(*FILES, "task.files.limit=20")),
+    ("AnswersTask", "first_share"): w2s("task.answers.first_share=0.25", base=ANSWERS),
     ("FilesTask", "corpus"): w2s("task.files.corpus=[plain.txt]", base=FILES),
     ("SizeConfig", "path"): w2s("sizes={student: {path: theirs}}"),
     ("SizeConfig", "max_steps"): w2s("sizes={student: {max_steps: 7}}"),
+    ("SizeConfig", "learning_rate"): w2s("sizes={student: {learning_rate: 0.5}}"),
     ("SupervisorConfig", "kind"): w2s(FLIPS.replace("flips", "rule"), base=(FLIPS,)),
     ("SupervisorConfig", "size"): w2s(TEACHER.replace("student", "other"), base=(TEACHER,)),
     ("SupervisorConfig", "of"): w2s(FLIPS.replace("[one]", "[two]"), base=(FLIPS,)),
@@ -103,6 +107,8 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("w2s", "output_dir"): w2s("output_dir=elsewhere"),
     ("w2s", "results"): w2s("results=elsewhere"),
     ("w2s", "ceiling_half"): w2s("ceiling_half=first"),
+    ("w2s", "pretrain_seed"): w2s("pretrain_seed=7"),
+    ("w2s", "improve"): w2s("improve=main", base=ANSWERS),
 }
 
 # Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.

@@ -177,6 +177,18 @@ def test_each_phase_has_the_model_that_the_paper_gives_it():
     assert found["arms/a/ppo"]["prompts"].files == ("all",)
 
 
+def test_a_feedback_model_learns_comparisons_before_it_judges():
+    found = plan(config("feedback={max_steps: 3}"))
+    assert found["feedback"]["model_path"] == PRETRAINED
+    assert found["feedback"]["data"].train == ("compared",)
+    assert found["label"]["model_path"] == "runs/cai/feedback/model"
+    named = plan(config("feedback={}", "label.model_path=another"))
+    assert named["label"]["model_path"] == "another"
+    assert "feedback" not in plan(config("feedback={}", "arms=[{name: a, harm_labels: people}]"))
+    with pytest.raises(ConfigError, match=r"feedback: task\.helpdesk\.comparisons has none"):
+        plan(config("feedback={}"), cai_plans.WORLD._replace(comparisons=()))
+
+
 def test_stages_that_no_arm_needs_are_left_out():
     without_judge = plan(config("arms=[{name: a, harm_labels: people, helpful_pairs: false}]"))
     assert not {"sample", "label", "people-helpful/sample"} & set(without_judge)
@@ -203,6 +215,7 @@ ARM_FIELDS = {
     "harm_labels": "harm_labels: none",
     "helpful_pairs": "helpful_pairs: false",
     "kl_coef": "kl_coef: 0.5",
+    "kl_target": "kl_target: 0.5",
     "max_steps": "max_steps: 5",
 }
 OF_LABELS = {"judge", "hard", "sharpen", "clamp", "control", "ai_label_weight"}  # test_cai_arms.py
@@ -215,7 +228,12 @@ def test_every_field_of_an_arm_acts(field):
 
 
 CHAIN_FIELDS = {"constitution": "o.yaml", "direct": "true", "principles": "2"}
-JUDGE_FIELDS = {"constitution": "o.yaml", "both_orders": "false", "questions_per_pair": "3"}
+JUDGE_FIELDS = {
+    "constitution": "o.yaml",
+    "both_orders": "false",
+    "calibrate": "true",
+    "questions_per_pair": "3",
+}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +290,7 @@ OF_THE_PIPELINE = ("output_dir", "seed", "dtype", "remat", "mesh.data", "mesh.te
 
 @pytest.mark.parametrize("field", cai_plans.STAGES)
 def test_the_pipeline_passes_every_field_of_a_stage_on_or_refuses_it(field):
-    both = config("arms=[{name: a, harm_labels: people}, {name: b}]")
+    both = config("arms=[{name: a, harm_labels: people}, {name: b}]", "feedback={}")
     marked = object()
     for below in cai_plans.STAGES[field]:
         stage = f"{field}.{below}".rstrip(".")

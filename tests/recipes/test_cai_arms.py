@@ -94,6 +94,7 @@ def test_certain_labels_can_be_sharpened(written):
         ({"sharpen": 0}, "sharpen"),
         ({"clamp": "[0.4, 0.7]"}, "x, 1 - x"),
         ({"clamp": "[0.6, 0.4]"}, "x, 1 - x"),
+        ({"kl_coef": 0, "kl_target": 1}, "kl_coef = 0 stays 0"),
     ],
 )
 def test_bad_arms(settings, says, tmp_path):

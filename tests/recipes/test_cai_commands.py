@@ -186,6 +186,22 @@ def test_labels_and_preferences(cai):
     assert summary["same_place"] == pytest.approx(same.mean())
 
 
+def test_calibrated_labels_like_no_place(cai):
+    plain, folder = (cai("cai label", f"calibrate={x}", f"output_dir={x}") for x in ("no", "yes"))
+    before, labels = (read(x / "labels.jsonl") for x in (plain, folder))
+    (shift,) = {row["offset"] for row in labels}
+    assert shift != 0 and all("offset" not in row for row in before)
+    # What is read off the model is the same; the label is by the log-odds without the offset.
+    assert [row["judgements"] for row in labels] == [row["judgements"] for row in before]
+    sides = np.array([[x["log_probs"] for x in row["judgements"]] for row in labels])
+    first = 1 / (1 + np.exp(shift + sides[..., 1] - sides[..., 0]))
+    p = (first[:, 0] + 1 - first[:, 1]) / 2
+    assert [row["probability"] for row in labels] == pytest.approx(p)
+    assert done(folder)["first_place"] == pytest.approx(0.5) != done(plain)["first_place"]
+    pairs = read(folder / "preferences.jsonl")
+    assert [row["label"] for row in pairs] == pytest.approx(np.maximum(p, 1 - p))
+
+
 def test_equal_answers_are_left_out_and_counted(cai, home):
     rows = [
         {"prompt": "a", "responses": ["b", " b"]},

@@ -16,7 +16,10 @@ GOOD: dict[str, Any] = {
         "revise-wrong-map": {"harm": [4.0, 3.9, 3.8]},
     },
     "labels": {
-        "label": {"accuracy": 0.97, "one_order": 0.96, "first_place_on_ties": 0.51, "ece": 0.03}
+        "label": {
+            **{"accuracy": 0.97, "accuracy_high": 0.98, "one_order": 0.96},
+            **{"first_place_on_ties": 0.51, "ece": 0.03},
+        }
     },
     "policies": {
         name: {
@@ -67,8 +70,9 @@ CHAIN, LABEL, POLICY = "chains/revise/harm", "labels/label", "policies"
     [
         (f"{CHAIN}/1", 3.299, 3.301, "on_the_curve"),  # analytic 3.0, a tenth above
         (f"{CHAIN}/2", 2.026, 2.024, "on_the_curve"),  # analytic 2.25, a tenth below
-        (f"{LABEL}/accuracy", 0.961, 0.94, "accurate averaging_does_no_harm"),
-        (f"{LABEL}/one_order", 0.97, 0.971, "averaging_does_no_harm"),
+        (f"{LABEL}/accuracy", 0.95, 0.949, "accurate"),
+        (f"{LABEL}/accuracy_high", 0.961, 0.959, "averaging_does_no_harm"),
+        (f"{LABEL}/one_order", 0.98, 0.981, "averaging_does_no_harm"),
         (f"{LABEL}/first_place_on_ties", 0.529, 0.531, "fair_on_ties"),
         (f"{LABEL}/first_place_on_ties", 0.471, 0.469, "fair_on_ties"),
         (f"{LABEL}/ece", 0.099, 0.1, "calibrated"),
@@ -87,6 +91,11 @@ CHAIN, LABEL, POLICY = "chains/revise/harm", "labels/label", "policies"
 def test_a_rule_at_its_edge(path, holds, fails, rule):
     assert broken(changed(path, holds)) == []
     assert broken(changed(path, fails)) == rule.split()
+
+
+def test_calibrated_labels_are_judged_and_what_they_were_before_is_told():
+    outcome = cai_rules.fair_on_ties(changed(f"{LABEL}/uncalibrated_first_place_on_ties", 0.6))
+    assert outcome == (True, "0.510 (0.600 uncalibrated)")
 
 
 def test_harm_must_fall_at_every_step():

@@ -201,5 +201,5 @@ def test_an_experiment_with_other_settings_needs_another_folder(tmp_path, monkey
         lab_reward.over_seeds(config, lambda lab: {})
     (tmp_path / "out" / "seed-0").mkdir()
     (tmp_path / "out" / "seed-0" / "done.json").write_text("{}")
-    with pytest.raises(UserError, match="updates: 80 there, 9 now"):
+    with pytest.raises(UserError, match="updates: 60 there, 9 now"):
         lab_reward.over_seeds(config.model_copy(update={"updates": 9}), lambda lab: {})

@@ -61,7 +61,7 @@ def test_the_page_has_the_rule_every_seed_and_every_round():
     assert "**PASS: 2 of 2 that were run.**" in page
     # Gold 2 and 4 at the end, half of it at KL 25, in SDs of 2: .5 and 1.
     assert "| 1 | 0.50 | 1.00 | +0.50 | PASS |" in page
-    assert "| 2 rounds | 2 | 12 | 2.00 | 25.0 | 0.900 | 0.800 | 0.800 |" in page
+    assert "| 2 rounds | 2 | 12 | 2.00 | 25.0 | 0.900 | 0.900 | 0.800 | 0.800 |" in page
     for name in ("gold_by_kl", "accuracy"):
         assert f"page/{name}.png" in page
 

@@ -14,6 +14,8 @@ from jaxrlhf.evals import weak_to_strong as evals
 from jaxrlhf.recipes import supervisors as supervisors_module
 from jaxrlhf.recipes import w2s
 from jaxrlhf.recipes.classify import ClassifyConfig
+from jaxrlhf.recipes.rlhf import RLHFConfig
+from jaxrlhf.recipes.sft import SFTConfig
 from jaxrlhf.recipes.supervisors import (
     SupervisorConfig,
     Supervisors,
@@ -208,6 +210,28 @@ def test_a_picture_of_more_lines_than_colours_is_left_out(experiment, tmp_path):
     assert made == {"few_curves.png", "few_errors.png"} and "## many" in page
 
 
+def test_a_ladder_has_a_picture_a_loss_and_no_column_of_rates_that_sizes_have(experiment, tmp_path):
+    """4 supervisors x 2 losses are more lines than colours; the rates differ as the sizes do."""
+    _, page, _ = experiment(
+        "sizes={a: {learning_rate: 0.25}, b: {}}",
+        "supervisors={w: {}, x: {draw: 1}, y: {draw: 2}, z: {draw: 3}}",
+        "grids={all: {supervisors: [w, x, y, z], students: [a, b]}}",
+    )
+    made = {path.name for path in (tmp_path / "run" / "w2s").iterdir()}
+    assert made == {"all_errors.png"} | {
+        f"all_{what}_by_student_{loss}.png"
+        for what in ("accuracy", "agreement", "pgr")
+        for loss in ("naive", "mended")
+    }
+    assert "| supervisor | student | loss | seeds |" in page
+    rates = "grids={all: {students: [a, b], supervisors: [w], learning_rates: [0.5, 0.25]}}"
+    sizes = ("sizes={a: {}, b: {}}", "supervisors={w: {}}", f"output_dir={tmp_path}/other")
+    with w2s_stages.stand_ins():
+        w2s.run(w2s.W2SConfig.load(None, (*SMALL, *sizes, rates)))
+    other = (tmp_path / "other" / "w2s.md").read_text()
+    assert "| student | learning_rate | loss | seeds |" in other
+
+
 def losses_named(count: int) -> str:
     return ", ".join(f"l{i}" for i in range(count))
 
@@ -229,12 +253,89 @@ def losses_named(count: int) -> str:
         ("sizes={student: {}, a/b: {}}", "a/b.*match pattern"),
         ("task={kind: files, files: {classes: 3}}", "losses.mended: 3 classes"),
         ("finetune.loss.loss=product", "finetune.loss: the experiment says it; set losses"),
+        ("improve=main", "improve: a task of sandbox has no policy"),
+        ("improve=mian", "improve: grid .*'mian'.*did you mean 'main'"),
+        ("task.answers.rlhf.seed=3", r"task\.answers\.rlhf\.seed: .*set grids\.\*\.seeds"),
+        ("task={kind: answers, answers: {rlhf: {task: {kind: files}}}}", "only a sandbox has"),
         ("pretrain.seed=3", r"pretrain.seed: .*set grids\.\*\.seeds"),
     ],
 )
 def test_a_name_that_does_not_exist_is_named(override, says):
     with pytest.raises(ConfigError, match=says):
         w2s.W2SConfig.load(None, [override])
+
+
+def test_all_seeds_may_start_from_the_models_of_one(experiment, tmp_path):
+    _, _, given = experiment(MAIN, "pretrain_seed=1")
+    trained = [config for config in given if isinstance(config, SFTConfig)]
+    folder = f"{tmp_path}/run/seed-1"
+    assert {(c.seed, c.output_dir) for c in trained} == {(1, f"{folder}/pretrain/student")}
+    assert {c.data.train for c in trained} == {(f"{folder}/data/corpus.jsonl",)}
+    cells = classified(given)
+    assert {c.model_path for c in cells} == {f"{folder}/pretrain/student/model"}
+    assert {c.seed for c in cells} == {0, 1}  # their own halves, order and heads
+
+
+def test_a_size_has_its_own_rate_as_a_teacher_and_as_a_student(experiment):
+    _, _, given = experiment(
+        "sizes={small: {learning_rate: 0.25}, large: {}}",
+        "supervisors={small: {kind: model, size: small}}",
+        "grids={main: {supervisors: [small], students: [small, large], losses: [naive]}}",
+    )
+    rates = {Path(c.output_dir).name: c.optimizer.learning_rate for c in classified(given)}
+    assert rates == {
+        "small": 0.25,
+        "small-truth-naive-full-0.25-pretrained": 0.25,
+        "small-small-naive-full-0.25-pretrained": 0.25,
+        "large-truth-naive-full-0.001-pretrained": 0.001,
+        "large-small-naive-full-0.001-pretrained": 0.001,
+    }
+
+
+ANSWERS = (
+    "task.kind=answers",
+    "sizes={tiny: {}, strong: {}}",
+    "supervisors={tiny: {kind: model, size: tiny}}",
+    "grids={main: {supervisors: [tiny], students: [strong]}}",
+    "improve=main",
+)
+
+
+def test_a_policy_is_improved_with_every_reward_model(experiment, tmp_path):
+    _, page, given = experiment(*ANSWERS, "task.answers.rlhf.ppo.chunk_size=9")
+    seed = tmp_path / "run" / "seed-0"
+    made, *arms = [config for config in given if isinstance(config, RLHFConfig)]
+    world = seed / "data" / "rlhf"
+    assert made.output_dir == str(world) and "ppo" not in made.stages
+    models = [note for note in given if isinstance(note, tuple)]
+    rest = "full-0.001-pretrained"
+    assert [str(source.relative_to(seed)) for source, _, _ in models] == [
+        "labels/tiny/model",
+        f"cells/strong-tiny-naive-{rest}/model",
+        f"cells/strong-tiny-mended-{rest}/model",
+        f"cells/strong-truth-naive-{rest}/model",
+    ]
+    for (_, where, _), arm in zip(models, arms, strict=True):
+        assert arm.stages == ("ppo", "report") and arm.ppo.reward_model == str(where)
+        assert arm.ppo.chunk_size == 9 and arm.ppo.policy == str(world / "pretrain" / "model")
+        assert arm.ppo.prompts.files == (str(world / "data" / "prompts.jsonl"),)
+        assert arm.reward.data.train == (str(seed / "data" / "second.jsonl"),)
+    rows = {row["name"]: row for row in results(tmp_path / "run")["ppo"]}
+    assert list(rows) == [
+        *("weak: tiny", "strong of tiny, naive", "strong of tiny, mended", "ceiling: strong"),
+    ]
+    assert rows["ceiling: strong"]["gold_gain_sd"] == 2.0
+    assert 0.9 < rows["ceiling: strong"]["accuracy"] <= 1
+    # the stand-in gains: .9 with the mended student; alone, a seed has its report's interval
+    line = next(line for line in page.splitlines() if line.startswith("| strong of tiny, mended"))
+    assert "| 0.90 [0.80, 1.00] | 1.25 | 3.00 |" in line
+    assert (tmp_path / "run" / "w2s" / "ppo.png").is_file()
+
+
+def test_an_arm_that_fails_loses_no_other(experiment, tmp_path):
+    summary, page, _ = experiment(*ANSWERS, broken="ppo/cells-strong-truth")
+    assert summary["failed"] == 1 and "seed 0: PPO, ceiling: strong" in page
+    assert len(results(tmp_path / "run")["ppo"]) == 3
 
 
 # Tasks of files
@@ -282,6 +383,32 @@ def test_half_of_the_pairs_are_turned_round(tmp_path):
     found = list(sources.load_rows(task.test))
     assert all(row["label"] == float(row["chosen"].startswith("good")) for row in found)
     assert 70 < sum(row["label"] for row in found) < 130  # 100 and 4 standard deviations
+
+
+def test_rows_that_are_too_long_are_left_out_before_anybody_labels_them(tmp_path, capsys):
+    """4 words: 'p q' and an answer of up to 2; the longer answer counts, whichever it is."""
+    answers = (("a", "b c"), ("a b c", "d"), ("d", "a b c"), ("a b", "c d"))
+    rows = [{"prompt": "p q", "chosen": a, "rejected": b} for a, b in answers]
+    preferences.write_rows(tmp_path / "pairs.jsonl", rows)
+    files = (str(tmp_path / "pairs.jsonl"),)
+    task = FilesTask(reads="pairs", train=files, test=files, max_words=4)
+    made = prepared(task, tmp_path / "task", seed=0)
+    kept = [
+        set(row["chosen"].split() + row["rejected"].split()) for row in map(dict, rows_of(made))
+    ]
+    assert kept == [{"a", "b", "c"}, {"a", "b", "c", "d"}]
+    assert len(sources.load_rows(made.first)) + len(sources.load_rows(made.second)) == 2
+    out = " ".join(capsys.readouterr().err.split())
+    assert "task.files.test: 2 of 4 rows left out: more than 4 words" in out
+    texts = [{"text": "one two three", "label": 0}, {"text": "one", "label": 1}] * 4
+    preferences.write_rows(tmp_path / "texts.jsonl", texts)
+    files = (str(tmp_path / "texts.jsonl"),)
+    made = prepared(FilesTask(train=files, test=files, max_words=2), tmp_path / "texts", seed=0)
+    assert {row["text"] for row in rows_of(made)} == {"one"}
+
+
+def rows_of(task: Task):
+    return list(sources.load_rows(task.test))
 
 
 # Supervisors

@@ -169,6 +169,29 @@ def test_the_corpus_teaches_each_skill_on_random_strings():
     assert len(set(answers)) > 0.85 * len(answers)
 
 
+def test_a_judge_learns_comparisons_alone_of_which_more_tie():
+    rows, ties = WORLD.comparisons(4000, seed=0), []
+    for row in rows:
+        words = row["prompt"].split()
+        assert (words[0], words[2], words[-1]) == ("judge", "first", "better")
+        category, second = h.category_of(words[1]), words.index("second")
+        counts = [
+            Helpdesk.category_counts(" ".join(part))[category]
+            for part in (words[3:second], words[second + 1 : -1])
+        ]
+        if counts[0] == counts[1]:
+            ties.append(row["completion"] == " first")
+        else:
+            assert row["completion"] == (" first" if counts[0] < counts[1] else " second")
+    # Any principle in half of them: about half of those find a tie.
+    assert len(ties) / len(rows) == pytest.approx(0.24, abs=0.03)
+    assert np.mean(ties) == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(ties)))
+    # Other texts than the corpus has, but for two stonewalls: there are twenty such questions.
+    corpus = {row["prompt"] for row in WORLD.corpus(4000, seed=0)}
+    shared = corpus & {row["prompt"] for row in rows}
+    assert all(prompt.count(h.STONEWALL) == 2 for prompt in shared)
+
+
 def test_lessons_teach_revision_under_every_topic_and_show_no_safe_answer_to_red_ones():
     rows, red = WORLD.lessons(4000, seed=0), 0
     for row in rows:
