@@ -116,6 +116,10 @@ RECIPES: dict[str, Recipe] = {
         "jaxrlhf.recipes.export",
         positional="path",
     ),
+    "lab overoptimise": Recipe(
+        "gold and learned reward over sqrt(KL): PPO, best-of-n, an ensemble, early stopping",
+        "jaxrlhf.recipes.lab_overoptimise",
+    ),
     "lab sign-flip": Recipe(
         "the sign error of 2019 and its relatives, with and without guards",
         "jaxrlhf.recipes.lab_sign_flip",

@@ -172,6 +172,11 @@ FIELDS: dict[tuple[str, str], Probe] = {
         LABS["lab annotators"], "reliabilities=[.9,.9,.2,.2,.5]"
     ),
     ("lab annotators", "verdicts"): p(LABS["lab annotators"], "verdicts=[3]"),
+    ("lab overoptimise", "pairs"): p(LABS["lab overoptimise"], "pairs=[3]"),
+    ("lab overoptimise", "members"): p(LABS["lab overoptimise"], "members=3"),
+    ("lab overoptimise", "ppo_updates"): p(LABS["lab overoptimise"], "ppo_updates=9"),
+    ("lab overoptimise", "points"): p(LABS["lab overoptimise"], "points=8"),
+    ("lab overoptimise", "best_of"): p(LABS["lab overoptimise"], "best_of=2"),
 }
 
 # Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.
