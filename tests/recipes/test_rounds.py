@@ -114,7 +114,7 @@ def test_killed_anywhere_it_goes_on_and_loses_no_label(tmp_path, run):
     }
     assert marked == set(ALL[: number - 1])
     kept = {name: (folder / "rounds" / name / "done.json").stat().st_mtime_ns for name in marked}
-    if not any(name.endswith("ppo") for name in ALL[number - 1 :]):
+    if not any(name.endswith("ppo") for name in ALL[number:]):
         number = None  # no PPO is left to be killed in
     else:
         operation = random.randint(2, 18)
