@@ -83,7 +83,7 @@ def no_optimisation(asked: list[Any]) -> Iterator[None]:
         names = ("eval/kl", "eval/gold", "eval/score", "eval/score_1")
         return [{"step": i, **dict.fromkeys(names, float(i))} for i in range(6)]
 
-    def answers(judged: Any, score: Any, draw: int) -> PolicyEvaluation:
+    def answers(asker: Any, score: Any, draw: int) -> PolicyEvaluation:
         asked.append(draw)
         columns = {name: np.array([0.0, draw]) for name in ("score", "gold")}
         return PolicyEvaluation(["a", "b"], ["c", "d"], columns)

@@ -79,7 +79,7 @@ STAGES = ("pretrain", "sft", "sample", "label", "reward", "ppo", "report")
 
 @functools.cache
 def scratch() -> Path:
-    """A folder of this session, removed at its end."""
+    """A folder of this test run, removed at its end."""
     folder = Path(tempfile.mkdtemp(prefix="jaxrlhf-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -135,14 +135,12 @@ class Sampler:
         NaN where the two cannot be tokenised or are longer than the model reads.
         """
         found = np.full(len(prompts), np.nan)
-        encoded: dict[int, chat.EncodedExample] = {}
-        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            try:
-                made = chat.encode_example(self.tokenizer, Example(prompt, answer))
-            except DataError:
-                continue
-            if len(made.tokens) - 1 <= self.lm.config.max_positions:
-                encoded[i] = chat.EncodedExample(made.tokens[:-1], made.loss_mask[:-1])
+        examples = [Example(*both) for both in zip(prompts, answers, strict=True)]
+        encoded = {
+            i: chat.EncodedExample(made.tokens[:-1], made.loss_mask[:-1])
+            for i, made in self._tokenised(examples).items()
+            if len(made.tokens) - 1 <= self.lm.config.max_positions
+        }
         by_length = sorted(encoded, key=lambda i: (len(encoded[i].tokens), i))
         for some in _blocks(by_length, self.batch_size):
             batch = self._batch([encoded[i].tokens for i in some], [(0,)] * len(some))
@@ -165,25 +163,25 @@ class Sampler:
         """Tokens of every text, and why it cannot be read, or None."""
         rows = [np.zeros(0, np.int32)] * len(texts)
         problems: list[str | None] = [UNREADABLE] * len(texts)
-        if not texts:
-            return rows, problems
-        source = Loaded(
-            [Prompt(text) for text in texts],
-            list(range(len(texts))),
-            Rows([{}] * len(texts), name="texts for the model"),
-            Skipped(),
-        )
-        try:
-            encoded = chat.encode_rows(self.tokenizer, source, on_bad_row="skip")
-        except DataError:  # not one of them
-            return rows, problems
-        for i, tokens in zip(encoded.index, encoded, strict=True):
+        for i, tokens in self._tokenised([Prompt(text) for text in texts]).items():
             highest, limit = int(tokens.max()), self.lm.config.vocab_size
             if highest >= limit:
                 name = self.tokenizer.convert_ids_to_tokens(highest)
                 raise ConfigError(f"token {name!r} is number {highest}, the model has {limit} rows")
             rows[i], problems[i] = tokens, TOO_LONG if len(tokens) > room else None
         return rows, problems
+
+    def _tokenised(self, items: Sequence[Prompt | Example]) -> dict[int, Any]:
+        """What those of the items become that can be tokenised, by their places."""
+        if not items:
+            return {}
+        nothing = Rows([{}] * len(items), name="texts for the model")
+        source = Loaded(list(items), list(range(len(items))), nothing, Skipped())
+        try:
+            encoded = chat.encode_rows(self.tokenizer, source, on_bad_row="skip")
+        except DataError:  # not one of them
+            return {}
+        return dict(zip(encoded.index, encoded, strict=True))
 
     def _batch(self, rows: Sequence[np.ndarray], keys: Sequence[Sequence[int]]) -> dict[str, Any]:
         """`batch_size` left-padded rows on the mesh; copies of the last one fill it up."""

@@ -208,7 +208,8 @@ def best_of_n(
     """Scores and gold `[prompts, best_of]` of the first policy's answers."""
     path = folder / "answers.jsonl"
     if not path.is_file():
-        drawn = [answers(judged, score, draw) for draw in range(config.best_of)]
+        asker = rounds_measure.Asker(judged.lab.policy, judged.ppo, judged.judge)
+        drawn = [answers(asker, score, draw) for draw in range(config.best_of)]
         folder.mkdir(parents=True, exist_ok=True)
         columns = {
             name: np.stack([one.columns[name] for one in drawn], axis=1).tolist()
@@ -228,19 +229,16 @@ def best_of_n(
     return BestOf(np.array([row["score"] for row in found]), gold)
 
 
-def answers(judged: Judged, score: rewards.RewardFn, draw: int) -> PolicyEvaluation:
-    """One more answer of the first policy to each held-out prompt."""
-    settings, mesh = judged.ppo, judged.ppo.mesh.build()
-    lm, params, tokenizer, _ = saved.load_lm(judged.lab.policy, mesh, dtype=settings.dtype)
-    prompts, _ = rows.prompts(tokenizer, settings.eval_prompts, field="ppo.eval_prompts")
+def answers(asker: rounds_measure.Asker, score: rewards.RewardFn, draw: int) -> PolicyEvaluation:
+    """One more answer of the first policy, which is the reference, to each held-out prompt."""
     return evaluate_policy(
-        lm,
-        params,
-        params,
-        rounds_measure.in_parts(prompts),
-        sampling=settings.sampling.build(tokenizer),
-        key=jax.random.fold_in(jax.random.key(settings.seed + 1), draw),
-        decode=rows.decoder(tokenizer),
+        asker.lm,
+        asker.reference,
+        asker.reference,
+        asker.batches,
+        sampling=asker.ppo.sampling.build(asker.tokenizer),
+        key=jax.random.fold_in(jax.random.key(asker.ppo.seed + 1), draw),
+        decode=rows.decoder(asker.tokenizer),
         reward_fn=score,
-        judge=judged.judge,
+        judge=asker.judge,
     )

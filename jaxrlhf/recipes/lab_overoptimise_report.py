@@ -184,7 +184,7 @@ def line(found: Fit, best: float) -> list[str]:
 
 def pictures(arms: Sequence[Arm]) -> dict[str, Any]:
     """Gold over sqrt(KL) with best-of-n; gold and score of the first arm."""
-    gold, both = [], []
+    gold = []
     for arm in arms:
         name = f"{arm.name}, seed {arm.seed}"
         d = [math.sqrt(max(point.kl, 0)) for point in arm.curve]
