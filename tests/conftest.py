@@ -25,10 +25,12 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Programs of more than a moment are kept for the session, and found again when they recur.
-COMPILED = tempfile.mkdtemp(prefix="jaxrlhf-compiled-")
-atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", COMPILED)
+# Programs of more than a moment are kept for the session, and found again when they recur: here,
+# and in the processes that share the work, which inherit the name.
+if "JAXRLHF_COMPILED" not in os.environ:
+    os.environ["JAXRLHF_COMPILED"] = tempfile.mkdtemp(prefix="jaxrlhf-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAXRLHF_COMPILED"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAXRLHF_COMPILED"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

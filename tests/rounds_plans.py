@@ -142,7 +142,8 @@ def arms(*overrides: str, gold: Any = lambda seed, rounds: 2.0 * rounds) -> dict
     ran: list[Any] = []
 
     def run(config: RoundsConfig) -> dict[str, Any]:
-        ran.append((config.output_dir, config.seed, config.rounds, config.pairs, config.spare))
+        asked = (config.seed, config.rounds, config.pairs, config.kl_step, config.spare)
+        ran.append((config.output_dir, *asked))
         root = Path(config.output_dir)
         stages.write_json(root / "start" / "done.json", FOUND["start"])
         end = gold(config.seed, config.rounds)

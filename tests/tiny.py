@@ -130,7 +130,7 @@ def sft_case(optimizer, *, micro_batches: int = 1, chunk_size: int | None = None
     return Case(algorithm, params, [batch], progress)
 
 
-def reward_case(optimizer, *, micro_batches: int = 1) -> Case:
+def reward_case(optimizer, **options: Any) -> Case:
     rng = np.random.default_rng(0)
     chosen, chosen_mask = texts(rng, GOOD)
     rejected, rejected_mask = texts(rng, BAD)
@@ -150,7 +150,7 @@ def reward_case(optimizer, *, micro_batches: int = 1) -> Case:
         bad = inference.reward_scores(SCALAR, params, rejected, rejected_mask)
         return float((good - bad).mean())
 
-    algorithm = reward(SCALAR, optimizer, micro_batches=micro_batches)
+    algorithm = reward(SCALAR, optimizer, **options)
     return Case(algorithm, params, [batch], progress)
 
 

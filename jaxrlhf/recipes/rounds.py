@@ -105,6 +105,11 @@ class RoundsConfig(Config):
     policy_init: Literal["reference", "previous"] = Field(
         default="reference", description="where PPO begins in a round; KL is to the reference"
     )
+    kl_step: float | None = Field(
+        default=None,
+        gt=0,
+        description="nats: PPO of round n stops n of these from the reference; null: ppo.stop_kl",
+    )
     reward_init: Literal["lm", "previous"] = Field(
         default="lm", description="a reward model starts from the policy, or from the one before"
     )
@@ -126,6 +131,8 @@ class RoundsConfig(Config):
     def _fits(self) -> Self:
         if (self.pretrain is None) == (self.model_path is None):
             raise ValueError("pretrain, model_path: give one of the two, and null for the other")
+        if self.kl_step and not self.ppo.eval_steps:
+            raise ValueError(f"kl_step = {self.kl_step}: needs evaluations; set ppo.eval_steps")
         if self.labeller == "simulated" and self.task.kind != "sandbox":
             raise ValueError(
                 f"labeller = simulated: needs task.kind: sandbox, not {self.task.kind}"
@@ -294,7 +301,7 @@ def _reward(config: RoundsConfig, task: tasks.Task, files: Files) -> RewardConfi
 def _ppo(config: RoundsConfig, task: tasks.Task, number: int) -> PPOConfig:
     folder = Path(config.output_dir) / rounds_data.name(number)
     begins = policy(config, number - 1 if config.policy_init == "previous" else 0)
-    return _stage(
+    settings = _stage(
         config,
         number,
         "ppo",
@@ -304,6 +311,9 @@ def _ppo(config: RoundsConfig, task: tasks.Task, number: int) -> PPOConfig:
         prompts__files=task.prompts,
         eval_prompts__files=task.test_prompts,
     )
+    if config.kl_step is None:
+        return settings
+    return settings.model_copy(update={"stop_kl": number * config.kl_step})
 
 
 def _stage(config: RoundsConfig, number: int, which: str, **empty: Any) -> Any:

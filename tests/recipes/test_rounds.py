@@ -148,6 +148,13 @@ def test_models_of_a_round_start_anew_or_go_on():
         assert found["runs/rounds/round-2/sample"]["model_path"] == "runs/rounds/round-1/ppo/model"
 
 
+def test_a_round_may_stop_at_its_share_of_the_kl():
+    found = observed("kl_step=3", "ppo.eval_steps=2", "ppo.stop_kl=50")
+    assert [found[f"runs/rounds/round-{n}/ppo"]["stop_kl"] for n in (1, 2)] == [3, 6]
+    found = observed("ppo.eval_steps=2", "ppo.stop_kl=50")
+    assert [found[f"runs/rounds/round-{n}/ppo"]["stop_kl"] for n in (1, 2)] == [50, 50]
+
+
 def test_rounds_have_seeds_of_their_own():
     found = observed()
     seeds = [found[f"runs/rounds/round-{n}/{stage}"]["seed"] for n in (1, 2) for stage in ("ppo",)]
@@ -182,6 +189,7 @@ def test_what_the_rounds_decide_is_refused_in_a_stage(override, says):
     [
         (("pretrain=null",), "give one of the two"),
         (("model_path=a",), "give one of the two"),
+        (("kl_step=3",), "kl_step = 3.0: needs evaluations; set ppo.eval_steps"),
         (("task.kind=files",), "labeller = simulated: needs task.kind: sandbox, not files"),
         (("mix=some",), "mix"),
     ],

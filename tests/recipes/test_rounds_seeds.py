@@ -15,6 +15,12 @@ def test_arms_share_a_first_policy_and_split_the_same_labels():
     ]
 
 
+def test_rounds_may_split_the_kl_too():
+    # 24 nats over 1 and 4 rounds; the first policy has no rounds.
+    ran = arms("arms=[1, 4]", "seeds=[3]", "kl=24", "split_kl=true", "min_passes=1")["ran"]
+    assert [kl_step for *_, kl_step, _ in ran] == [None, 24, 6]
+
+
 @pytest.mark.parametrize(
     ("gold", "verdict"),
     [
