@@ -1,9 +1,9 @@
 """One decoder-only transformer; the families are flags on one config.
 
 Outside this package a model is an `LM`: a tuple of pure functions over a plain dict of arrays. The
-layers are stacked under `params["blocks"]` and scanned for training; for decoding they are
-unstacked once (`decode_params`), because a scan over a stacked cache copies the whole cache at
-every step.
+layers are stacked under `params["blocks"]` and scanned for training, the loop written out where
+they are few; for decoding they are unstacked once (`decode_params`), because a scan over a stacked
+cache copies the whole cache at every step.
 
 What it does not do: dropout (policy, reference and value must agree), sampling (`inference.py`),
 sharding (it only names the logical axes, `PARAM_AXES`), jit.
@@ -23,6 +23,10 @@ from jaxrlhf.models.config import TransformerConfig
 from jaxrlhf.models.layers import Block, Norm
 
 Params = dict[str, Any]
+
+# Up to so many layers the scan is written out. Measured on a CPU core (2, 4 and 8 layers): a step
+# takes 6 to 25 % less, because residuals are not copied into stacks; compiling takes no longer.
+WRITTEN_OUT = 8
 
 # Last two parts of a leaf's path -> its logical axes, without the blocks' leading "layers" axis.
 PARAM_AXES: dict[str, tuple[str | None, ...]] = {
@@ -199,7 +203,9 @@ def hidden(
         layer = jax.checkpoint(layer, prevent_cse=False)
     x = _embed(config, params, jnp.where(mask, tokens, 0), positions)
     which = None if stacked is None else jnp.stack([jnp.int32(index) for index in which])
-    x, _ = lax.scan(layer, x, (params["blocks"], which))
+    # Outside a loop XLA on a CPU merges what remat computes twice, and saves nothing.
+    written_out = config.num_layers <= WRITTEN_OUT and not config.remat
+    x, _ = lax.scan(layer, x, (params["blocks"], which), unroll=written_out)
     return _final_norm(config, params, x) if final_norm else x
 
 

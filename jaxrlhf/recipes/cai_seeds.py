@@ -34,7 +34,9 @@ class CAISeedsConfig(Config):
     config: str = Field(default="configs/cai.yaml", description="config of the cai recipe")
     overrides: tuple[str, ...] = Field(default=(), description="a.b=c for that config")
     seeds: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1, description="which seeds")
-    jobs: int = Field(default=2, ge=1, description="seeds at the same time")
+    jobs: int = Field(
+        default=3, ge=1, description="seeds at the same time; one more than cores, so none idles"
+    )
     results: str | None = Field(
         default=None,
         description="the page is written to this name .md, its pictures to this folder; null: none",

@@ -235,6 +235,22 @@ def value_and_grad(lm, params, tokens, mask):
     return jax.value_and_grad(lambda p: loss(lm, p, tokens, mask))(params)
 
 
+def test_remat_saves_memory():
+    """Of the 4 layers' residuals one is kept, and one layer's are made again: under half."""
+
+    def temporary(remat: bool) -> int:
+        config = transformer_config(
+            "llama", **SIZES | {"num_layers": 4, "max_positions": 64}, remat=remat
+        )
+        lm = make_lm(config)
+        rows = jnp.ones((16, 64), jnp.int32), jnp.ones((16, 64), bool)
+        grad = jax.jit(jax.grad(lambda params: jnp.sum(lm.hidden(params, *rows) ** 2)))
+        compiled = grad.lower(jax.eval_shape(lm.init, jax.random.key(0))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(True) < temporary(False) / 2
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gemma"])
 def test_remat_changes_neither_loss_nor_gradient(models, name, tokens, full):
     lm, params = models[name]
