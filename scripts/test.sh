@@ -18,5 +18,5 @@ if [[ "${1:-}" == --parity ]]; then
 fi
 install "$extra"
 "$venv/bin/ruff" check .
-# A file stays in one process, so that what it makes once is made once.
-"$venv/bin/python" -m pytest -q -n auto --dist loadfile "$@" </dev/null
+# A file stays in one process, so that what it makes once is made once; in the order of conftest.py.
+"$venv/bin/python" -m pytest -q -n auto --dist loadfile --no-loadscope-reorder "$@" </dev/null

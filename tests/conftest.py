@@ -45,3 +45,17 @@ def forget_programs():
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
         jax.clear_caches()
         gc.collect()
+
+
+# Files that take long go first, so that no process is left alone with one at the end.
+LONGEST = (
+    *("test_contract", "test_resume_process", "test_config_effects", "test_rounds"),
+    *("test_cai_commands", "test_cai_seeds", "test_bad_input", "test_adapters", "test_lora"),
+    *("test_lab_sign_flip", "test_w2s_real", "test_memory", "test_inference", "test_evaluate"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put them first; what stays in a file stays in its order."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))

@@ -116,6 +116,10 @@ RECIPES: dict[str, Recipe] = {
         "jaxrlhf.recipes.export",
         positional="path",
     ),
+    "lab all": Recipe(
+        "every experiment of the laboratory, and one page about all of them",
+        "jaxrlhf.recipes.lab_all",
+    ),
     "lab overoptimise": Recipe(
         "gold and learned reward over sqrt(KL): PPO, best-of-n, an ensemble, early stopping",
         "jaxrlhf.recipes.lab_overoptimise",

@@ -74,7 +74,8 @@ class SignFlipConfig(Config):
     pairs: int = Field(default=512, ge=2, description="pairs labelled after a round")
     test_pairs: int = Field(default=128, ge=1, description="of them, kept to test the reward model")
     results: str | None = Field(
-        default=None, description="folder for sign_flip.md and its pictures; null: none"
+        default=None,
+        description="the page is written to this name .md, its pictures to this folder; null: none",
     )
 
 

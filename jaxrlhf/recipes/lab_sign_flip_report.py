@@ -16,6 +16,7 @@ from jaxrlhf.config import differences
 from jaxrlhf.plots import Line
 from jaxrlhf.progress import table
 from jaxrlhf.recipes import stages
+from jaxrlhf.recipes.tables import markdown
 
 HEALTHY, INCIDENT, UNBOUNDED, INVERTED = "normal", "incident", "unbounded", "inverted"
 
@@ -114,7 +115,7 @@ GUARDS = ("seed", "cell", "guarded: stopped after update", "by", "labels", "guar
 
 
 def write(config: Any, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Print the tables, write `sign_flip.md` and its pictures; the summary has the verdicts."""
+    """Print the tables, write the page and its pictures; the summary has the verdicts."""
     names = {cell.name for cell in cells}
     verdicts = [verdict(rule, cells) for rule in RULES if rule.cell in names]
     failed = sum(line[-1] == "FAIL" for line in verdicts)
@@ -123,10 +124,11 @@ def write(config: Any, cells: Sequence[Cell]) -> dict[str, Any]:
     table("rules", ("cell", "rule", "seeds", ""), verdicts)
     if config.results:
         folder = Path(config.results)
-        (folder / "sign_flip").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, figure in pictures(cells).items():
-            (folder / "sign_flip" / f"{name}.png").write_bytes(plots.png(figure))
-        (folder / "sign_flip.md").write_text(page(config, cells, verdicts), encoding="utf-8")
+            (folder / f"{name}.png").write_bytes(plots.png(figure))
+        text = page(config, cells, verdicts, folder=folder.name)
+        stages.write_text(folder.with_name(f"{folder.name}.md"), text)
     return {"rules": len(verdicts), "failed": failed, "verdict": "FAIL" if failed else "PASS"}
 
 
@@ -204,8 +206,10 @@ def pictures(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def page(config: Any, cells: Sequence[Cell], verdicts: Sequence[Sequence[str]]) -> str:
-    """`sign_flip.md`."""
+def page(
+    config: Any, cells: Sequence[Cell], verdicts: Sequence[Sequence[str]], *, folder: str
+) -> str:
+    """The page, whose pictures are in `folder`."""
     seeds = ", ".join(map(str, config.seeds))
     broken = [f"Seed {c.seed}, cell {c.name} broke off: {c.error}" for c in cells if c.error]
     said = [
@@ -238,8 +242,8 @@ A rule passes where it holds in four of five seeds; of fewer seeds, in all.
 Held-out prompts, one answer each; the reward model's accuracy is on held-out pairs of the policy
 of that time. {" ".join(broken)}
 
-![gold against fluency](sign_flip/cells.png)
-![rude words](sign_flip/rude.png)
+![gold against fluency]({folder}/cells.png)
+![rude words]({folder}/rude.png)
 
 ## The guards
 
@@ -250,9 +254,3 @@ The last column: the update after which each guard first saw something, had noth
 
 {chr(10).join(said)}
 """
-
-
-def markdown(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    rows = [names, ["---"] * len(names), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -111,7 +111,7 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("cai seeds", "config"): p(cai_plans.repetition, f"config={cai_plans.SECOND}"),
     ("cai seeds", "overrides"): p(cai_plans.repetition, "overrides=[ppo.max_steps=3]"),
     ("cai seeds", "seeds"): p(cai_plans.repetition, "seeds=[1, 3]"),
-    ("cai seeds", "jobs"): p(cai_plans.repetition, "jobs=3"),
+    ("cai seeds", "jobs"): p(cai_plans.repetition, "jobs=4"),
     ("cai seeds", "results"): p(cai_plans.repetition, "results=here"),
     ("cai seeds", "min_passes"): p(cai_plans.repetition, "min_passes=1"),
 }

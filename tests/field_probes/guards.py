@@ -1,6 +1,7 @@
 """Probes of guards: a limit is tried on a log in which the guard stops it (`guard_cases.py`)."""
 
 import guard_probes as guards
+import lab_all_plans
 import micro
 import recipe_probes as recipes
 from field_probes.training import HELD_OUT_PROMPTS
@@ -64,6 +65,9 @@ GROUPS: dict[tuple[str, str], Probe] = {
 # Fields of a recipe itself: (recipe, field) -> probe.
 
 FIELDS: dict[tuple[str, str], Probe] = {
+    ("lab all", "output_dir"): p(lab_all_plans.probe, "output_dir=elsewhere"),
+    ("lab all", "tiny"): p(lab_all_plans.probe, "tiny=true"),
+    ("lab all", "experiments"): p(lab_all_plans.probe, "experiments=[ratings]"),
     ("lab sign-flip", "output_dir"): p(recipes.sign_flip, "output_dir=elsewhere"),
     ("lab sign-flip", "config"): p(
         recipes.sign_flip, f"config={FEWER_TESTS}", base=("overrides=[]",)

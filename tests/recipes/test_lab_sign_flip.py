@@ -59,10 +59,10 @@ def test_the_incident_is_run_with_and_without_guards(tmp_path):
     assert 0 < len(labelled) <= 16 and set(labelled[0]) == {"prompt", "chosen", "rejected"}
     assert (made / "reward" / "done.json").exists()
     assert not (root / "incident-unguarded" / "round-2").exists()
-    page = (folder / "results" / "sign_flip.md").read_text()
+    page = (folder / "results.md").read_text()
     assert "| incident | legal share at least .95: fluent | 0 of 1 | FAIL |" in page
     assert "| 0 | incident | 0 | " in page and "sign_test 0" in page
-    assert (folder / "results" / "sign_flip" / "rude.png").stat().st_size > 1000
+    assert (folder / "results" / "rude.png").stat().st_size > 1000
 
 
 # Rules.
@@ -139,6 +139,6 @@ def test_a_rule_passes_in_four_seeds_of_five_and_not_in_three():
 
 def test_a_cell_that_broke_off_is_reported():
     broken = cell("unbounded", error="step 9: value/loss is nan")
-    page = lab_sign_flip_report.page(SignFlipConfig(), [broken], [])
+    page = lab_sign_flip_report.page(SignFlipConfig(), [broken], [], folder="out")
     assert "Seed 0, cell unbounded broke off: step 9: value/loss is nan" in page
     assert np.isfinite(broken.rounds[-1].gold)
