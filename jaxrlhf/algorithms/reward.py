@@ -6,7 +6,6 @@ rate; or differences of scores are regressed onto differences of ratings. Normal
 model is the recipe's job (`models.heads.affine`).
 """
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -30,7 +29,6 @@ def reward(
     center_rewards_coefficient: float = 0.0,
     lapse: float = 0.0,
     huber_delta: float | None = None,
-    token_dropout: float = 0.0,
     frozen: Params = None,
 ) -> Algorithm:
     """Minimise -weight log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs.
@@ -45,7 +43,6 @@ def reward(
       center_rewards_coefficient: weight of (chosen + rejected)^2, which keeps scores near 0.
       lapse: share of labels assumed to be coin flips (Christiano et al. 2017, 2.2.3).
       huber_delta: nats from which on the regression is straight; None: Bradley-Terry.
-      token_dropout: share of every text's tokens, the last one apart, that a step does not see.
       frozen: `{"lm": lora.frozen(...)}`; what trains is then `{"lm": adapters, "head": ...}`.
     Batches: `chosen_tokens` `[B, T]`, `chosen_mask`, `rejected_tokens`, `rejected_mask`, `label`
     `[B]` = P(chosen is better), `margin` `[B]` in nats, `weight` `[B]`, how much
@@ -69,8 +66,6 @@ def reward(
 
     def update(state, batch, key, frozen=None):
         total = batch["label"].shape[0]
-        if token_dropout:
-            batch = with_fewer_tokens(batch, key, share=token_dropout)
 
         def loss_fn(params, rows):
             chosen, rejected = pair_scores(model, whole(params, frozen), rows)
@@ -98,20 +93,6 @@ def reward(
         return state._replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return Algorithm(init, collect, update, frozen)
-
-
-def with_fewer_tokens(batch, key, *, share: float):
-    """The batch with `share` of the real tokens of each text masked, but for its last one.
-
-    Dropping words is what a bag of words survives best, and it lets few pairs be learnt for longer.
-    Source: Iyyer et al. 2015 (word dropout).
-    """
-    masked = {}
-    for side, own in zip(("chosen_mask", "rejected_mask"), jax.random.split(key), strict=True):
-        mask = batch[side]
-        is_last = jnp.cumsum(mask, axis=1) == jnp.sum(mask, axis=1, keepdims=True)
-        masked[side] = mask & (is_last | jax.random.bernoulli(own, 1 - share, mask.shape))
-    return {**batch, **masked}
 
 
 def pair_scores(model, params, rows):

@@ -73,9 +73,6 @@ class RewardConfig(blocks.SupervisedConfig):
     lapse: float = Field(
         default=0.0, ge=0, lt=1, description="share of labels taken to be coin flips by the loss"
     )
-    token_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="share of a text's tokens that a step does not see"
-    )
     normalize: Literal["reference", "pairs", "none"] = Field(
         default="pairs",
         description="what gets mean score 0, std 1: a reference policy's answers, or the pairs",
@@ -155,7 +152,6 @@ def run(config: RewardConfig) -> dict[str, Any]:
         center_rewards_coefficient=config.center_rewards_coefficient,
         lapse=config.lapse,
         huber_delta=config.huber_delta if config.loss == "regression" else None,
-        token_dropout=config.token_dropout,
         frozen=parts.frozen,
     )
 

@@ -3,12 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tables
-import tiny
-
-from jaxrlhf.algorithms.reward import with_fewer_tokens
 
 SETTINGS = {"center_rewards_coefficient": 0.1, "lapse": 0.1}
 
@@ -162,30 +158,3 @@ def test_a_weight_of_two_is_the_pair_twice_and_of_nothing_is_the_pair_left_out(p
     other, other_metrics = plain.update(plain.state, {**twice, "weight": jnp.ones(4)}, plain.key)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.params, other.params)
     assert float(metrics["loss"]) == pytest.approx(float(other_metrics["loss"]), rel=1e-6)
-
-
-def test_dropped_tokens_are_that_share_of_the_real_ones_and_never_the_last():
-    # 200 rows of 100 real tokens, padded on the right and on the left; 99 of a row may go.
-    right = jnp.arange(120) < 100
-    masks = jnp.stack([right, right[::-1]] * 100)
-    batch = {"chosen_mask": masks, "rejected_mask": masks, "label": jnp.ones(200)}
-    fewer = with_fewer_tokens(batch, jax.random.key(0), share=0.3)
-    assert fewer["label"] is batch["label"]
-    for side in ("chosen_mask", "rejected_mask"):
-        kept = np.asarray(fewer[side])
-        assert not (kept & ~np.asarray(masks)).any()
-        assert kept[::2, 99].all() and kept[1::2, 119].all()
-        # Of 19,800 draws; four standard errors of a share are 4 sqrt(.21 / 19,800) = .013.
-        assert (kept.sum() - 200) / 19_800 == pytest.approx(0.7, abs=0.013)
-    assert (fewer["chosen_mask"] != fewer["rejected_mask"]).any()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_step_sees_fewer_tokens_and_another_key_others(share):
-    """Without dropout a key changes nothing; with it a real model's scores move."""
-    case = tiny.reward_case(optax.sgd(0.1), token_dropout=share)
-    state, (batch,) = case.algorithm.init(case.params, None), case.batches
-    losses = {
-        float(case.algorithm.update(state, batch, jax.random.key(i))[1]["loss"]) for i in range(3)
-    }
-    assert len(losses) == (3 if share else 1)

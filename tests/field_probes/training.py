@@ -168,7 +168,6 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ),
     ("reward", "loss"): of("reward", "update", "loss=regression"),
     ("reward", "huber_delta"): of("reward", "update", "huber_delta=3", base=("loss=regression",)),
-    ("reward", "token_dropout"): of("reward", "update", "token_dropout=0.5"),
     ("reward", "lapse"): of("reward", "update", "lapse=0.1"),
     ("reward", "normalize"): of("reward", "params", "normalize=none", base=("normalize=pairs",)),
     ("reward", "normalize_before"): of(
