@@ -5,9 +5,16 @@ log-likelihood ratio between "something is wrong" and "all is well",
 
     S <- max(0, S + log P(verdict | wrong) / P(verdict | well)),        stop at S > limit
 
-which needs few labels where a run goes clearly wrong, and few false alarms where it does not.
-Audited are the pairs that the reward is surest of: late in training most pairs are near ties, on
-which labels say nothing. Which labeller there is, and what it is shown, is the recipe's.
+which needs few labels where a run goes clearly wrong, and few false alarms where it does not. All
+is well means that labels agree *at least* half the time, and "well" in the ratio is that half: late
+in training answers are about equally good, or the reward model is older than the policy, and labels
+on such pairs are coins. Were "well" .7, a coin would be no evidence either way, the sum a random
+walk, and an alarm a matter of time. With .5 the ratio is a martingale in the worst healthy case and
+falls in every other, so N labels raise a false alarm with probability at most N exp(-limit) (Ville
+1939, once for each label that an excursion may begin at); how much less is in `docs/guards.md`.
+
+Audited are the pairs that the reward is surest of. Which labeller there is, and what it is shown,
+is the recipe's.
 """
 
 import math
@@ -37,7 +44,10 @@ class Andon(Guard):
     figures: ClassVar = (ANDON, ANDON_AGREED)
     pairs: int = Field(default=8, ge=1, description="labelled an update")
     candidates: int = Field(
-        default=64, ge=1, description="random pairs of a batch, of which the clearest are labelled"
+        default=64,
+        ge=1,
+        description="pairs that random rows of a batch are made into, highest reward with lowest; "
+        "the clearest are labelled",
     )
     limit: float = Field(default=5.0, gt=0, description="of the cumulative sum, in nats")
 
@@ -125,7 +135,9 @@ def andon(
     settings: Andon,
     key: Sequence[int],
 ) -> Figures:
-    """One update's audit: P(agreement) is .7 if all is well and .3 if the reward is inverted.
+    """One update's audit: P(agreement) is .5 or more if all is well, .2 if the reward is inverted.
+
+    Where it is clearly inverted, labels agree with it even less; the sum rises below .34.
 
     Args:
       before: the sum so far.
@@ -140,7 +152,7 @@ def andon(
     pairs = zip(texts[: len(first)], texts[len(first) :], strict=True)
     agreed = [compare(a, b) for a, b in pairs]
     return {
-        ANDON: cusum(before, agreed, right=0.7, wrong=0.3),
+        ANDON: cusum(before, agreed, right=0.5, wrong=0.2),
         ANDON_AGREED: float(np.mean(agreed)),
         ANDON_LABELS: float(len(agreed)),
     }
@@ -149,15 +161,18 @@ def andon(
 def clearest(
     delivered: np.ndarray, *, settings: Andon, key: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Rows of the pairs that differ most in reward, the better paid ones first; no row twice."""
+    """Rows of the pairs that differ most in reward, the better paid ones first; no row twice.
+
+    Of the drawn rows the highest is paired with the lowest, the second with the second lowest, ...
+    """
     order = np.random.default_rng(list(key)).permutation(len(delivered))
     half = min(settings.candidates, len(order) // 2)
-    a, b = order[:half], order[half : 2 * half]
-    gap = delivered[a] - delivered[b]
-    best = np.argsort(-abs(gap), kind="stable")[: settings.pairs]
-    best = best[gap[best] != 0]
-    a, b, gap = a[best], b[best], gap[best]
-    return np.where(gap > 0, a, b).tolist(), np.where(gap > 0, b, a).tolist()
+    drawn = order[: 2 * half]
+    ranked = drawn[np.argsort(delivered[drawn], kind="stable")]
+    count = min(settings.pairs, half)
+    low, high = ranked[:count], ranked[::-1][:count]
+    differ = delivered[high] > delivered[low]
+    return high[differ].tolist(), low[differ].tolist()
 
 
 def win_rate(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf.guards import direction, judged
+from jaxrlhf.guards.base import Seen
 from jaxrlhf.guards.judged import Andon, WinRate
 
 REWARDS = np.array([0.0, 5.0, 1.0, 1.5, -3.0, 1.0, 2.0, 9.0])
@@ -19,17 +20,19 @@ def honest(a, b):
     return float(a[1]) > float(b[1])
 
 
-def test_the_pairs_with_the_largest_gap_are_labelled_the_better_paid_first():
-    settings = Andon(pairs=2, candidates=4)
-    first, second = judged.clearest(REWARDS, settings=settings, key=(0, 1))
-    gaps = REWARDS[first] - REWARDS[second]
-    assert len(gaps) == 2 and (gaps > 0).all() and gaps[0] >= gaps[1]
-    assert len({*first, *second}) == 4
-    # Of the four pairs that the same key draws, those are the clearest.
-    order = np.random.default_rng([0, 1]).permutation(8)
-    every = sorted(abs(REWARDS[order[:4]] - REWARDS[order[4:]]))
-    np.testing.assert_allclose(sorted(gaps), every[-2:])
-    assert judged.clearest(REWARDS, settings=settings, key=(0, 2)) != (first, second)
+def test_the_highest_is_paired_with_the_lowest_the_better_paid_first():
+    """Of -3, 0, 1, 1, 1.5, 2, 5, 9: 9 with -3, then 5 with 0."""
+    first, second = judged.clearest(REWARDS, settings=Andon(pairs=2), key=(0, 1))
+    assert (REWARDS[first].tolist(), REWARDS[second].tolist()) == ([9, 5], [-3, 0])
+    # One candidate pair is two rows, and which two depends on the key.
+    drawn = {
+        (*a, *b)
+        for a, b in (
+            judged.clearest(REWARDS, settings=Andon(candidates=1), key=(0, i)) for i in range(20)
+        )
+    }
+    drawn -= {()}  # the two that are paid 1
+    assert len(drawn) > 5 and all(REWARDS[a] > REWARDS[b] for a, b in drawn)
 
 
 def test_pairs_that_are_paid_the_same_say_nothing():
@@ -40,9 +43,54 @@ def test_pairs_that_are_paid_the_same_say_nothing():
 @pytest.mark.parametrize(("sign", "agreed"), [(1, 1.0), (-1, 0.0)])
 def test_labels_agree_with_a_reward_or_contradict_it(sign, agreed):
     found = judged.andon(3.0, answers, sign * REWARDS, honest, settings=Andon(pairs=3), key=(0, 1))
-    step = math.log(7 / 3)
+    step = math.log(0.2 / 0.5) if sign > 0 else math.log(0.8 / 0.5)
     assert found["guards/andon_agreed"] == agreed and found["guards/andon_labels"] == 3
-    assert found["guards/andon"] == pytest.approx(3 - 3 * sign * step)
+    assert found["guards/andon"] == pytest.approx(max(0, 3 + 3 * step))
+
+
+def stops(agreement: float, *, updates: int, runs: int = 500, **ratio: float) -> np.ndarray:
+    """`[runs]` the update at which labels that agree so often stop a run; 0: not at all."""
+    draw, found = np.random.default_rng(7), np.zeros(runs, int)
+    settings = Andon()
+    for run in range(runs):
+        total = 0.0
+        for update in range(1, updates + 1):
+            labels = (draw.random(settings.pairs) < agreement).tolist()
+            total = judged.cusum(total, labels, **(ratio or {"right": 0.5, "wrong": 0.2}))
+            if settings.look(seen_sum(total)):
+                found[run] = update
+                break
+    return found
+
+
+def seen_sum(total: float) -> Seen:
+    seen = Seen()
+    seen.add({"guards/andon": total, "guards/andon_agreed": 0.5})
+    return seen
+
+
+@pytest.mark.parametrize(("agreement", "at_most"), [(0.6, 0.04), (0.7, 0.005), (0.9, 0.0)])
+def test_healthy_labels_seldom_stop_a_hundred_updates(agreement, at_most):
+    """Labels agree with a healthy reward that is unsure. The ratio's root t, at which
+    p .4^t + (1 - p) 1.6^t = 1, is 1.67 at p = .6, so an excursion passes 5 with probability at most
+    exp(-8.3), 800 labels with .19; that counts a crossing at each of its labels, about twelve
+    times, hence .016 in a simulation of 4,000. At .7 t is 2.5: exp(-12.7) * 800 = .0025."""
+    assert (stops(agreement, updates=100) > 0).mean() <= at_most
+
+
+def test_the_worst_healthy_stream_keeps_the_bound():
+    """Coins, 80 labels: at most 80 exp(-5) = .54; with P(agreement) = .7 as "well" they are a
+    random walk, which has stopped most runs by then."""
+    assert (stops(0.5, updates=10) > 0).mean() < 80 * math.exp(-5) / 5
+    assert (stops(0.5, updates=10, right=0.7, wrong=0.3) > 0).mean() > 0.5
+
+
+@pytest.mark.parametrize(("agreement", "at_least"), [(0.0, 1.0), (0.05, 0.98), (0.1, 0.9)])
+def test_an_inverted_reward_is_stopped_within_three_updates(agreement, at_least):
+    """Three updates are 24 labels. All against: 11 * log(1.6) = 5.17 > 5, so the second update. At
+    .05 up to four may agree: 20 * .47 - 4 * .916 = 5.7; P(more of 24) = .006."""
+    found = stops(agreement, updates=3)
+    assert (found > 0).mean() >= at_least
 
 
 def test_the_win_rate_alone_sees_a_policy_that_games_its_reward():

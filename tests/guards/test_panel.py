@@ -26,18 +26,18 @@ def test_the_report_says_what_was_seen_with_numbers_and_samples(tmp_path):
     found = run(tmp_path, "off=[canary]", compare=faulty.better_share, **UPSIDE_DOWN)
     assert found.error and found.error.exit_code == 4
     text = (tmp_path / "guards.md").read_text()
-    assert "# Stopped by a guard after update 1" in text
-    assert "- **andon**: labellers contradict the reward: the sum is 6.78, the limit 5" in text
-    assert "| guards/andon | 6.7783" in text
+    assert "# Stopped by a guard after update 2" in text
+    assert "- **andon**: labellers contradict the reward: the sum is 7.52, the limit 5" in text
+    assert "| guards/andon | 3.76003 | 7.52006 |" in text
     assert "| canary | off |" in text and "| kl_budget | watches; found nothing |" in text
     samples = text.partition("lowest-scored samples of this update")[2].splitlines()
     scores = [float(line.split("|")[3]) for line in samples[4:]]
     assert len(scores) == 8 and scores == sorted(scores)
-    # The lowest score is that of an answer of n words that are all good: 1 - (n + .5) / (n + 1).
+    # An answer of n words of which g are good is paid 1 - (g + .5) / (n + 1).
     words = samples[4].split("|")[2].split()
-    assert set(words) == {"good"}
-    assert scores[0] == pytest.approx(1 - (len(words) + 0.5) / (len(words) + 1), rel=1e-3)
-    assert record(tmp_path)["stopped"] == 1
+    paid = 1 - (words.count("good") + 0.5) / (len(words) + 1)
+    assert scores[0] == pytest.approx(paid, rel=1e-3)
+    assert record(tmp_path)["stopped"] == 2
 
 
 def test_a_warning_is_said_once_and_counted(tmp_path, caplog):
@@ -46,9 +46,9 @@ def test_a_warning_is_said_once_and_counted(tmp_path, caplog):
     )
     assert found.error is None and len(found.rows) == 7
     said = [r.getMessage() for r in caplog.records if "it only warns" in r.getMessage()]
-    assert len(said) == 1 and said[0].startswith("update 1, guard andon")
+    assert len(said) == 1 and said[0].startswith("update 2, guard andon")
     status = found.panel.status()["andon"]
-    assert status.startswith("only warns; 6 updates, 1 to 6: labellers contradict")
+    assert status.startswith("only warns; 5 updates, 2 to 6: labellers contradict")
     assert record(tmp_path)["stopped"] is None
     assert not (tmp_path / "guards.md").exists()
 
@@ -94,9 +94,9 @@ def test_whatever_a_model_says_stays_in_its_cell():
 
 
 def test_a_resumed_run_trips_at_the_same_update_with_the_same_words(tmp_path):
-    """A slow fault, labels that agree with three pairs in eight: the sum of the cord has to come
+    """A slow fault, labels that agree with one pair in eight: the sum of the cord has to come
     from before the interruption."""
-    options = {"compare": lambda a, b: unit_hash(*a, *b) < 3 / 8, "steps": 40}
+    options = {"compare": lambda a, b: unit_hash(*a, *b) < 1 / 8, "steps": 40}
     config = ("off=[canary]", "andon.limit=9")
     whole = run(tmp_path / "whole", *config, **options)
     assert whole.names == {"andon"}
@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_stops_again_until_something_is_changed(tmp_path)
     assert str(again.error) == str(first.error)
     on = run(tmp_path, "off=[canary]", "warn=[andon]", **options, **kept)
     assert on.error is None and on.rows[-1][0] == 6
-    assert on.panel.status()["andon"].startswith("only warns; 6 updates, 1 to 6")
+    assert on.panel.status()["andon"].startswith("only warns; 5 updates, 2 to 6")
 
 
 def test_a_changed_program_is_tested_again_when_a_run_is_resumed(tmp_path):
