@@ -140,4 +140,8 @@ RECIPES: dict[str, Recipe] = {
         "a reward model of annotators' soft labels, and of the majority's",
         "jaxrlhf.recipes.lab_annotators",
     ),
+    "lab robot": Recipe(
+        "the robot of 2017 that seems to grasp: an evaluator with one camera, and with more",
+        "jaxrlhf.recipes.lab_robot",
+    ),
 }

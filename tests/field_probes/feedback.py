@@ -1,6 +1,7 @@
 """Probes of what people say: the labelling page, annotators, ratings."""
 
 import lab_plans
+import lab_robot_probes as robot
 import label_probes as labels
 import micro
 import queries_probes as queries
@@ -179,6 +180,18 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("lab overoptimise", "ppo_updates"): p(LABS["lab overoptimise"], "ppo_updates=9"),
     ("lab overoptimise", "points"): p(LABS["lab overoptimise"], "points=8"),
     ("lab overoptimise", "best_of"): p(LABS["lab overoptimise"], "best_of=2"),
+    ("lab robot", "output_dir"): p(robot.probe, "output_dir=elsewhere"),
+    ("lab robot", "seeds"): p(robot.probe, "seeds=[4]"),
+    ("lab robot", "results"): p(robot.probe, "results=page"),
+    ("lab robot", "depth_cues"): p(robot.probe, "depth_cues=[0.5]"),
+    ("lab robot", "sources"): p(robot.probe, "sources=[offline]"),
+    ("lab robot", "choices"): p(robot.probe, "choices=[random]"),
+    ("lab robot", "comparisons"): p(robot.probe, "comparisons=14"),
+    ("lab robot", "rounds"): p(robot.probe, "rounds=3"),
+    ("lab robot", "members"): p(robot.probe, "members=3"),
+    ("lab robot", "candidates"): p(robot.probe, "candidates=4"),
+    ("lab robot", "explore"): p(robot.probe, "explore=0.9"),
+    ("lab robot", "lapse"): p(robot.probe, "lapse=0.3"),
 }
 
 # Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.
