@@ -142,7 +142,8 @@ def arms(*overrides: str, gold: Any = lambda seed, rounds: 2.0 * rounds) -> dict
     ran: list[Any] = []
 
     def run(config: RoundsConfig) -> dict[str, Any]:
-        asked = (config.seed, config.rounds, config.pairs, config.kl_step, config.spare)
+        stops = (config.kl_step, config.ppo.stop_kl)
+        asked = (config.seed, config.rounds, config.pairs, stops, config.spare)
         ran.append((config.output_dir, *asked))
         root = Path(config.output_dir)
         stages.write_json(root / "start" / "done.json", FOUND["start"])

@@ -36,9 +36,9 @@ class RoundsSeedsConfig(Config):
     labels: int = Field(default=3000, ge=1, description="pairs labelled in all, in every arm")
     kl: float = Field(default=25.0, gt=0, description="nats a sequence, where arms are compared")
     split_kl: bool = Field(
-        default=False,
-        description="a round's PPO may go its share of those nats further than the one before, "
-        "not all of them each time",
+        default=True,
+        description="a round's PPO may go its share of those nats further than the one before; "
+        "false: all of them every time",
     )
     min_gain: float = Field(
         default=0.2, description="pass rule: gold by which most rounds beat fewest, in base SDs"
@@ -119,6 +119,8 @@ def run_seed(config: RoundsSeedsConfig, seed: int) -> Seed:
         split = [f"rounds={number}", f"pairs={config.labels // number}"]
         if config.split_kl:
             split.append(f"kl_step={config.kl / number}")
+        else:
+            split += ["kl_step=null", f"ppo.stop_kl={config.kl}"]
         one = pipeline(config, seed, f"rounds-{number}", *own, *split)
         by_round = rounds.run(one)["by_round"]
         arms.append(Arm(seed, number, one, by_round, gain_at_kl(config, one)))

@@ -15,10 +15,11 @@ def test_arms_share_a_first_policy_and_split_the_same_labels():
     ]
 
 
-def test_rounds_may_split_the_kl_too():
+def test_rounds_split_the_kl_or_go_all_of_it_every_time():
     # 24 nats over 1 and 4 rounds; the first policy has no rounds.
-    ran = arms("arms=[1, 4]", "seeds=[3]", "kl=24", "split_kl=true", "min_passes=1")["ran"]
-    assert [kl_step for *_, kl_step, _ in ran] == [None, 24, 6]
+    for split, stops in (("true", [(24, None), (6, None)]), ("false", [(None, 24), (None, 24)])):
+        given = ("arms=[1, 4]", "seeds=[3]", "kl=24", f"split_kl={split}", "min_passes=1")
+        assert [asked for *_, asked, _ in arms(*given)["ran"]][1:] == stops
 
 
 @pytest.mark.parametrize(
