@@ -144,4 +144,8 @@ RECIPES: dict[str, Recipe] = {
         "the robot of 2017 that seems to grasp: an evaluator with one camera, and with more",
         "jaxrlhf.recipes.lab_robot",
     ),
+    "lab noise": Recipe(
+        "wrong labels, at random or all of one kind: what reward model and policy make of them",
+        "jaxrlhf.recipes.lab_noise",
+    ),
 }

@@ -18,13 +18,14 @@ import numpy as np
 from pydantic import Field
 
 from jaxrlhf import plots
-from jaxrlhf.config import Config, differences, save_resolved
+from jaxrlhf.config import differences, save_resolved
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.statistics import format_interval, t_interval
 from jaxrlhf.plots import Line
 from jaxrlhf.progress import console, table
 from jaxrlhf.recipes import pipelines, reward, rlhf, sample, stages
+from jaxrlhf.recipes.experiment import ExperimentConfig
 from jaxrlhf.recipes.sample import SampleConfig
 from jaxrlhf.recipes.tables import markdown
 from jaxrlhf.sandbox.labeller import gold_utility
@@ -33,7 +34,7 @@ from jaxrlhf.sandbox.protocol import unit_hash
 Row = dict[str, Any]
 
 
-class LabConfig(Config):
+class LabConfig(ExperimentConfig):
     """An experiment on reward models, for several seeds."""
 
     output_dir: str = Field(default="runs/lab", description="a folder a seed goes in here")
@@ -45,12 +46,7 @@ class LabConfig(Config):
         default="configs/lab_reward.yaml", description="config of the rlhf recipe, a sandbox"
     )
     overrides: tuple[str, ...] = Field(default=(), description="a.b=c for that config")
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1, description="which seeds")
     updates: int = Field(default=60, ge=1, description="of every reward model")
-    results: str | None = Field(
-        default=None,
-        description="the page is written to this name .md, its pictures to this folder; null: none",
-    )
 
 
 class Lab(NamedTuple):
@@ -63,6 +59,7 @@ class Lab(NamedTuple):
     pipeline: rlhf.RLHFConfig
     policy: str
     prompts: tuple[str, ...]
+    test_prompts: tuple[str, ...]
     test: str
     """Held-out pairs, the better one by gold as `chosen`."""
 
@@ -92,6 +89,7 @@ def prepare(config: LabConfig, seed: int) -> Lab:
         pipeline=pipeline,
         policy=str(base / "sft" / "model"),
         prompts=task.prompts,
+        test_prompts=task.test_prompts,
         test=str(base / "test.jsonl"),
     )
     held_out = _sampled(lab, "test", task.test_prompts, None, 2)

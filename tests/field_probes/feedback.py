@@ -1,5 +1,6 @@
 """Probes of what people say: the labelling page, annotators, ratings."""
 
+import lab_dry
 import lab_plans
 import lab_robot_probes as robot
 import label_probes as labels
@@ -11,6 +12,7 @@ from probing import Probe, p
 
 PEOPLE = ("labeller=people",)
 LABS = {recipe: lab_plans.probe(recipe) for recipe in lab_plans.MODULES}
+DRY = {recipe: lab_dry.probe(recipe) for recipe in lab_dry.MODULES}
 LAB = {
     "output_dir": "output_dir=elsewhere",
     "base_dir": "base_dir=elsewhere",
@@ -180,6 +182,19 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("lab overoptimise", "ppo_updates"): p(LABS["lab overoptimise"], "ppo_updates=9"),
     ("lab overoptimise", "points"): p(LABS["lab overoptimise"], "points=8"),
     ("lab overoptimise", "best_of"): p(LABS["lab overoptimise"], "best_of=2"),
+    ("lab noise", "pairs"): p(DRY["lab noise"], "pairs=5"),
+    ("lab noise", "errors"): p(DRY["lab noise"], "errors=[0,0.2,0.3]"),
+    ("lab noise", "treated"): p(DRY["lab noise"], "treated=[0]"),
+    ("lab noise", "adversaries"): p(DRY["lab noise"], "adversaries=[0.2,0.4]"),
+    ("lab noise", "crowd"): p(DRY["lab noise"], "crowd=4"),
+    ("lab noise", "reliability"): p(DRY["lab noise"], "reliability=0.5"),
+    ("lab noise", "verdicts"): p(DRY["lab noise"], "verdicts=2"),
+    ("lab noise", "ppo_updates"): p(DRY["lab noise"], "ppo_updates=9"),
+    **{
+        (recipe, field): p(probe, change)
+        for recipe, probe in DRY.items()
+        for field, change in lab_dry.common(recipe).items()
+    },
     ("lab robot", "output_dir"): p(robot.probe, "output_dir=elsewhere"),
     ("lab robot", "seeds"): p(robot.probe, "seeds=[4]"),
     ("lab robot", "results"): p(robot.probe, "results=page"),

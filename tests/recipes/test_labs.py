@@ -180,7 +180,11 @@ def test_the_page_says_how_it_was_made(tmp_path, monkeypatch):
     found = lab_reward.report(config, WORDS, CURVES)
     assert found["other/4"]["difference"] == pytest.approx(-0.1)
     page = (tmp_path / "page.md").read_text()
-    for words in ("# Curves", "jaxrlhf lab x seeds=[0,1,2] updates=7", "Words of the page."):
+    for words in (
+        "# Curves",
+        "jaxrlhf lab x seeds=[0,1,2] results=page updates=7",
+        "Words of the page.",
+    ):
         assert words in page
     assert (tmp_path / "page" / "curve.png").stat().st_size > 1000
 
