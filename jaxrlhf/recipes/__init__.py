@@ -136,4 +136,8 @@ RECIPES: dict[str, Recipe] = {
         "a reward model of annotators' soft labels, and of the majority's",
         "jaxrlhf.recipes.lab_annotators",
     ),
+    "lab undo": Recipe(
+        "safety training undone by fine-tuning on a few harmful examples",
+        "jaxrlhf.recipes.lab_undo",
+    ),
 }
