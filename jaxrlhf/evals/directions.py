@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxrlhf.models import LM, make_lm
 
@@ -53,9 +54,9 @@ def _lower(lm: LM, layers: int) -> Any:
     return at_the_end
 
 
-def between(a: jax.Array, b: jax.Array) -> jax.Array:
+def between(a: ArrayLike, b: ArrayLike) -> jax.Array:
     """The unit vector `[D]` from the mean of `b` `[M, D]` to that of `a` `[N, D]`."""
-    difference = a.mean(axis=0) - b.mean(axis=0)
+    difference = jnp.asarray(a).mean(axis=0) - jnp.asarray(b).mean(axis=0)
     return difference / jnp.linalg.norm(difference)
 
 
