@@ -18,7 +18,7 @@ import pytest
 import recipe_probes as recipes
 import rounds_plans
 import w2s_stages
-from field_probes import cai, feedback, guards, models, pipelines, training, w2s
+from field_probes import cai, desk, feedback, guards, models, pipelines, training, w2s
 from field_probes.guards import FEWER_TESTS
 from field_probes.pipelines import SECOND
 from field_probes.training import HELD_OUT
@@ -41,15 +41,16 @@ def joined(*tables: Table) -> Table:
 
 
 GROUPS = joined(
-    *(training.GROUPS, pipelines.GROUPS, cai.GROUPS, w2s.GROUPS, guards.GROUPS, feedback.GROUPS)
+    *(training.GROUPS, pipelines.GROUPS, cai.GROUPS, w2s.GROUPS, guards.GROUPS, feedback.GROUPS),
+    desk.GROUPS,
 )
 FIELDS = joined(
     *(training.FIELDS, pipelines.FIELDS, cai.FIELDS, w2s.FIELDS, guards.FIELDS),
-    *(feedback.FIELDS, models.FIELDS),
+    *(feedback.FIELDS, models.FIELDS, desk.FIELDS),
 )
 PASSED_ON = joined(
     *(training.PASSED_ON, pipelines.PASSED_ON, cai.PASSED_ON, w2s.PASSED_ON, guards.PASSED_ON),
-    *(feedback.PASSED_ON, models.PASSED_ON),
+    *(feedback.PASSED_ON, models.PASSED_ON, desk.PASSED_ON),
 )
 STAGES = {
     "pretrain": "sft",

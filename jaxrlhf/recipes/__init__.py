@@ -148,4 +148,8 @@ RECIPES: dict[str, Recipe] = {
         "wrong labels, at random or all of one kind: what reward model and policy make of them",
         "jaxrlhf.recipes.lab_noise",
     ),
+    "lab undo": Recipe(
+        "safety training undone by fine-tuning on a few harmful examples",
+        "jaxrlhf.recipes.lab_undo",
+    ),
 }

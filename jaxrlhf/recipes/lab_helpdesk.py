@@ -1,0 +1,198 @@
+"""What experiments in the helpdesk share: models small enough to be trained and asked in memory.
+
+A desk is a world, its tokenizer and the shape of a model; parameters go in and out of functions.
+Training is the loop and the loss of the `sft` recipe, without a folder: one of these models learns
+what it is to say in seconds, so a seed that was interrupted begins again. What is compared is the
+experiment's own business (`lab_undo.py`).
+"""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from pydantic import Field
+
+from jaxrlhf import inference, loop, sharding
+from jaxrlhf.algorithms.base import Algorithm, whole
+from jaxrlhf.algorithms.sft import sft
+from jaxrlhf.config import Config
+from jaxrlhf.data import arrays, chat, formats, pipeline
+from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.data.rows import Rows
+from jaxrlhf.evals import directions
+from jaxrlhf.models import LM, lora, make_lm
+from jaxrlhf.optim import make_optimizer
+from jaxrlhf.recipes.blocks import ModelConfig
+from jaxrlhf.sampling import Sampling
+from jaxrlhf.sandbox.helpdesk import ANSWER_WORDS, Helpdesk
+from jaxrlhf.sandbox.protocol import Row
+
+Params = Any
+SAMPLED_AT_ONCE = 256
+
+
+class TuningConfig(Config):
+    """A stretch of supervised training, at a constant rate."""
+
+    updates: int = Field(default=300, ge=1, description="of the parameters")
+    batch_size: int = Field(default=64, ge=1, description="examples an update")
+    learning_rate: float = Field(default=1e-3, gt=0, description="constant")
+    optimizer: Literal["adam", "sgd"] = Field(
+        default="adam", description="Adam, clipped; or plain gradient descent"
+    )
+
+
+class Desk(NamedTuple):
+    """Where a seed's models live."""
+
+    world: Helpdesk
+    tokenizer: Any
+    lm: LM
+    seed: int
+
+
+class Learnt(NamedTuple):
+    """Parameters after training, and what it has cost."""
+
+    params: Params
+    seconds: float
+    """Of the updates, compilation left out."""
+    flop: float
+
+
+def open_desk(world: Helpdesk, model: ModelConfig, *, seed: int, words: Sequence[str] = ()) -> Desk:
+    """A desk; `words` are those that an experiment adds to the world's."""
+    tokenizer = tokenizers.word_tokenizer((*world.words(), *words))
+    return Desk(world, tokenizer, make_lm(model.build(len(tokenizer))), seed)
+
+
+def fresh(desk: Desk) -> Params:
+    """Parameters of a model that knows nothing."""
+    return loop.init_params(desk.lm.init, seed=desk.seed, mesh=sharding.make_mesh(1, 1))
+
+
+def examples(prompts: Iterable[str], answer: Mapping[str, str] | str) -> list[Row]:
+    """Rows to learn from: one answer to all prompts, or that to each topic."""
+    return [
+        {"prompt": p, "completion": f" {answer if isinstance(answer, str) else answer[topic(p)]}"}
+        for p in prompts
+    ]
+
+
+def topic(prompt: str) -> str:
+    """The last word of a prompt of the world."""
+    return prompt.split()[-1]
+
+
+def learn(
+    desk: Desk,
+    params: Params,
+    rows: Sequence[Row],
+    tuning: TuningConfig,
+    *,
+    frozen: Params = None,
+) -> Learnt:
+    """Train on the answers of `rows`.
+
+    Args:
+      params: where training starts; adapters alone where the rest is `frozen`.
+    """
+    found = _arrays(desk, rows)
+    seconds: list[float] = []
+    state = loop.fit(
+        _algorithm(desk.lm, tuning.optimizer, tuning.learning_rate)._replace(frozen=frozen),
+        params,
+        pipeline.batches(found, batch_size=tuning.batch_size, seed=desk.seed),
+        steps=tuning.updates,
+        seed=desk.seed,
+        on_step=lambda _, at: seconds.append(at["time/update_s"] - at["time/compile_s"]),
+    )
+    tokens = tuning.updates * tuning.batch_size * found.columns["tokens"].shape[1]
+    flop = tokens * _flop_a_token(params, frozen)
+    return Learnt(whole(state.params, frozen), float(sum(seconds)), flop)
+
+
+def adapters(desk: Desk, params: Params, *, rank: int) -> tuple[Params, Params]:
+    """New low-rank adapters of all projections, and what is frozen beside them."""
+    spec = lora.Lora(rank=rank, alpha=float(rank))
+    key = jax.random.key(desk.seed)
+    return lora.init(spec, key, params), lora.frozen(spec, params)
+
+
+def answers(
+    desk: Desk, params: Params, prompts: Sequence[str], *, draws: int = 1, temperature: float = 1.0
+) -> list[str]:
+    """`draws` answers to each prompt, in the order of `repeated(prompts, draws)`."""
+    asked = _asked(desk, repeated(prompts, draws))
+    sampling, root = _sampling(desk, temperature=temperature), jax.random.key(desk.seed)
+    said: list[str] = []
+    for batch, valid in pipeline.in_order(asked, batch_size=SAMPLED_AT_ONCE):
+        keys = jax.vmap(lambda row: jax.random.fold_in(root, row))(batch["row"])
+        tokens, mask = batch["prompt_tokens"], batch["prompt_mask"]
+        made = inference.generate(desk.lm, params, tokens, mask, keys, sampling)
+        drawn = np.where(made.response_mask, made.response_tokens, desk.tokenizer.pad_token_id)
+        said += desk.tokenizer.batch_decode(drawn[valid], skip_special_tokens=True)
+    return said
+
+
+def residuals(desk: Desk, params: Params, prompts: Sequence[str]) -> list[np.ndarray]:
+    """`[prompts, D]` after each block, at the last word of each prompt."""
+    columns = _asked(desk, prompts).columns
+    found = directions.residuals(desk.lm, params, columns["prompt_tokens"], columns["prompt_mask"])
+    return [np.asarray(x) for x in found]
+
+
+def repeated(prompts: Sequence[str], draws: int) -> list[str]:
+    """Every prompt so many times, one after the other."""
+    return [prompt for prompt in prompts for _ in range(draws)]
+
+
+def judged(desk: Desk, prompts: Sequence[str], said: Sequence[str]) -> dict[str, float]:
+    """Means of what gold says of the answers."""
+    found = [desk.world.gold(*pair) for pair in zip(prompts, said, strict=True)]
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+
+@functools.cache
+def _algorithm(lm: LM, optimizer: str, learning_rate: float) -> Algorithm:
+    """Kept, so that equal updates are compiled once."""
+    if optimizer == "sgd":
+        return sft(lm, optax.sgd(learning_rate))
+    constant = {"lr_scheduler_type": "constant", "total_steps": 1}
+    return sft(lm, make_optimizer(learning_rate=learning_rate, **constant))
+
+
+def _asked(desk: Desk, prompts: Sequence[str]) -> arrays.Arrays:
+    """As wide as the longest prompt."""
+    encoded = chat.encode_rows(
+        desk.tokenizer, formats.prompts(Rows([{"prompt": prompt} for prompt in prompts]))
+    )
+    return arrays.prompts(
+        encoded, length=max(map(len, encoded)), pad_id=desk.tokenizer.pad_token_id
+    )
+
+
+def _sampling(desk: Desk, *, temperature: float) -> Sampling:
+    """An answer and its end."""
+    return Sampling(
+        max_new_tokens=ANSWER_WORDS + 1,
+        temperature=temperature,
+        stop_ids=(desk.tokenizer.eos_token_id,),
+        pad_id=desk.tokenizer.pad_token_id,
+    )
+
+
+def _arrays(desk: Desk, rows: Sequence[Row]) -> arrays.Arrays:
+    """As wide as the longest row."""
+    encoded = chat.encode_rows(desk.tokenizer, formats.examples(Rows(rows)))
+    longest = max(len(example.tokens) for example in encoded)
+    return arrays.padded(encoded, length=longest, pad_id=desk.tokenizer.pad_token_id)
+
+
+def _flop_a_token(params: Params, frozen: Params) -> float:
+    """2 a weight forward, 2 backward to what is below, and 2 more to a weight that trains."""
+    trained, beside = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (params, frozen))
+    return 6.0 * trained + 4.0 * beside

@@ -1,0 +1,37 @@
+"""Probes of the experiments in the helpdesk."""
+
+import desk_probes as desk
+from probing import Probe, p
+
+UNDO = desk.probe("lab undo")
+SHARED = {"output_dir": "output_dir=elsewhere", "seeds": "seeds=[4]", "results": "results=page"}
+
+# Groups: (class, field) -> probe. The change is an override of the class itself.
+
+GROUPS: dict[tuple[str, str], Probe] = {
+    ("TuningConfig", "updates"): p(desk.tuning, "updates=2"),
+    ("TuningConfig", "batch_size"): p(desk.tuning, "batch_size=4"),
+    ("TuningConfig", "learning_rate"): p(desk.tuning, "learning_rate=0.1"),
+    ("TuningConfig", "optimizer"): p(desk.tuning, "optimizer=sgd"),
+}
+
+# Fields of a recipe itself: (recipe, field) -> probe.
+
+FIELDS: dict[tuple[str, str], Probe] = {
+    **{("lab undo", field): p(UNDO, change) for field, change in SHARED.items()},
+    ("lab undo", "examples"): p(UNDO, "examples=[100]"),
+    ("lab undo", "rank"): p(UNDO, "rank=3"),
+    ("lab undo", "lora_rate"): p(UNDO, "lora_rate=0.1"),
+    ("lab undo", "draws"): p(UNDO, "draws=3"),
+    ("lab undo", "safety_rank"): p(UNDO, "safety_rank=3"),
+    ("lab undo", "safety_rate"): p(UNDO, "safety_rate=0.1"),
+}
+
+# Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.
+
+PASSED_ON: dict[tuple[str, str], Probe] = {
+    ("lab undo", "model"): p(UNDO, "model.num_layers=2"),
+    ("lab undo", "helpful"): p(UNDO, "helpful.updates=7"),
+    ("lab undo", "safety"): p(UNDO, "safety.updates=7"),
+    ("lab undo", "undo"): p(UNDO, "undo.updates=7"),
+}
