@@ -29,7 +29,7 @@ ENOUGH = 0.8  # of the seeds: four of five
 class ExperimentConfig(Config):
     """An experiment for several seeds. Fields of its own have what the experiment is about."""
 
-    output_dir: str = Field(description="a folder a seed goes in here")
+    output_dir: str = Field(default="runs/lab", description="a folder a seed goes in here")
     seeds: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1, description="which seeds")
     results: str | None = Field(
         default=None,
