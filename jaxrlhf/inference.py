@@ -108,6 +108,12 @@ def stream(
             return
 
 
+@functools.partial(jax.jit, static_argnames=("lm",))
+def last_residual(lm: LM, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """`[B, D]` float32: the residual stream before the last norm, in the last column."""
+    return lm.hidden(params, tokens, mask, final_norm=False)[:, -1].astype(jnp.float32)
+
+
 @functools.partial(jax.jit, static_argnames=("lm", "response_length", "chunk_size"))
 def score(
     lm: LM,

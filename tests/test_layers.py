@@ -63,7 +63,7 @@ MESH_FREE = (
     *("evals", "hf"),
 )
 # `hf.weights` writes layers into a stacked leaf in place while it loads; nothing is computed there.
-JIT_SITES = {"loop": 3, "inference": 9, "hf.weights": 1}
+JIT_SITES = {"loop": 3, "inference": 10, "hf.weights": 1}
 
 Modules = dict[str, ast.Module]
 

@@ -11,7 +11,6 @@ OLMo 2): there the norm comes after the matrix.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxrlhf import inference
 from jaxrlhf.models import LM, make_lm
 
 WRITES = ("embed", "pos_embed", "o_proj", "down_proj")
@@ -32,26 +32,22 @@ def residuals(lm: LM, params: Any, tokens: np.ndarray, mask: np.ndarray) -> list
       tokens: `[B, T]` padded on the left, so that all rows end in the last column.
     """
     asked = jnp.asarray(tokens), jnp.asarray(mask)
-    return [_lower(lm, layers)(params, *asked) for layers in range(1, lm.config.num_layers + 1)]
+    found = []
+    for layers in range(1, lm.config.num_layers + 1):
+        blocks = jax.tree.map(lambda x, layers=layers: x[:layers], params["blocks"])
+        part = {**params, "blocks": blocks}
+        found.append(inference.last_residual(_lower(lm, layers), part, *asked))
+    return found
 
 
-@functools.cache  # so that each is compiled once
-def _lower(lm: LM, layers: int) -> Any:
-    """The first blocks of a model, without the last norm."""
+def _lower(lm: LM, layers: int) -> LM:
+    """The first blocks of a model."""
     config = lm.config
     windows = config.layer_windows and config.layer_windows[:layers]
     rope = config.layer_rope and config.layer_rope[:layers]
-    part = make_lm(
+    return make_lm(
         dataclasses.replace(config, num_layers=layers, layer_windows=windows, layer_rope=rope)
     )
-
-    @jax.jit
-    def at_the_end(params, tokens, mask):
-        blocks = jax.tree.map(lambda x: x[:layers], params["blocks"])
-        found = part.hidden({**params, "blocks": blocks}, tokens, mask, final_norm=False)
-        return found[:, -1].astype(jnp.float32)
-
-    return at_the_end
 
 
 def between(a: ArrayLike, b: ArrayLike) -> jax.Array:
