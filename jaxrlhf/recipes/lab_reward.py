@@ -18,14 +18,14 @@ import numpy as np
 from pydantic import Field
 
 from jaxrlhf import plots
-from jaxrlhf.config import differences, save_resolved
+from jaxrlhf.config import save_resolved
 from jaxrlhf.data import preferences, sources
 from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals.statistics import format_interval, t_interval
 from jaxrlhf.plots import Line
 from jaxrlhf.progress import console, table
 from jaxrlhf.recipes import pipelines, reward, rlhf, sample, stages
-from jaxrlhf.recipes.experiment import ExperimentConfig
+from jaxrlhf.recipes.experiment import ExperimentConfig, command
 from jaxrlhf.recipes.sample import SampleConfig
 from jaxrlhf.recipes.tables import markdown
 from jaxrlhf.sandbox.labeller import gold_utility
@@ -212,11 +212,9 @@ def write(config: Any, words: Words, found: Curve) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "curve.png").write_bytes(plots.png(picture(words, found)))
     seeds = ", ".join(map(str, config.seeds))
-    changed = [x for x in differences(type(config)(), config) if x.path != "output_dir"]
-    command = " ".join([words.command, *(f"{x.path}={_value(x.b)}" for x in changed)])
     parts = [
         f"# {words.title}",
-        f"    {command}",
+        f"    {command(words.command, config)}",
         f"{date.today().isoformat()}, {platform.machine()}, {stages.device_line()}; seeds {seeds}.",
         words.says,
         markdown(*tabled(words, found)),
@@ -287,7 +285,3 @@ def _mean(values: Sequence[float] | None, *, sign: bool = False) -> str:
         return ""
     text = format_interval(t_interval(values), digits=3)
     return f"+{text}" if sign and not text.startswith("-") else text
-
-
-def _value(x: Any) -> str:
-    return "[" + ",".join(map(str, x)) + "]" if isinstance(x, list | tuple) else str(x)
