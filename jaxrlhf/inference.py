@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxrlhf import continuous
 from jaxrlhf.losses import divergences, log_probs
 from jaxrlhf.models.heads import Classifier, ScalarModel
 from jaxrlhf.models.transformer import LM, Params
-from jaxrlhf.sampling import Sampling, first_token, next_token
+from jaxrlhf.sampling import Sampling, first_token, next_token, repeated
 
 
 class Generation(NamedTuple):
@@ -54,16 +55,18 @@ def generate(
     keys: jax.Array,
     sampling: Sampling,
 ) -> Generation:
-    """Draw one response for every prompt.
+    """Draw a response, or K of them, to every prompt.
 
     Args:
-      prompts: `[B, T]` int, left- or right-padded; `prompt_mask` `[B, T]` bool says which are real.
-      keys: `[B]` typed PRNG keys. Token t of a row is drawn with `fold_in(key, t)`, so a row's
-        response does not depend on the batch it is in. K samples of a prompt: K rows, K keys.
+      prompts: `[M, T]` int, left- or right-padded; `prompt_mask` `[M, T]` bool says which are real.
+      keys: `[M]` typed PRNG keys, or `[M, K]` for K responses to each prompt, which is read once.
+        Token t of a response is drawn with `fold_in(key, t)`, so a response does not depend on the
+        batch it is in.
 
-    Returns: a `Generation` whose P is T rounded up to a bucket (1, 2, 3, 4, 6, 8, 12, 16, 24, ...).
-    Its log-probs are of the distribution actually sampled from: after temperature, filters and
-    forbidden stop ids. Greedy sampling is a point mass: its log-probs are 0.
+    Returns: a `Generation` of B = M K rows, those of a prompt side by side, whose P is T rounded up
+    to a bucket (1, 2, 3, 4, 6, 8, 12, 16, 24, ...). Its log-probs are of the distribution actually
+    sampled from: after temperature, filters and forbidden stop ids. Greedy sampling is a point
+    mass: its log-probs are 0.
 
     Raises ValueError: wrong shapes or keys, an empty prompt, a prompt that leaves no room for
     `max_new_tokens` within the model's `max_positions` or on one side of the length at which its
@@ -239,6 +242,21 @@ def bucket(length: int, room: int | None = None) -> int:
 def _generate(lm, params, prompts, prompt_mask, keys, sampling):
     prompts, prompt_mask = _left_pad(prompts, prompt_mask.astype(bool), sampling.pad_id)
     weights = lm.decode_params(params)
+    queued = sampling.slots is not None and sampling.slots < keys.size
+    draw = continuous.respond if queued else _together
+    drawn = draw(lm, weights, prompts, prompt_mask, keys, sampling)
+    prompts, prompt_mask = repeated((prompts, prompt_mask), keys.size // prompts.shape[0])
+    return Generation(
+        tokens=jnp.concatenate([prompts, drawn.tokens], axis=1),
+        mask=jnp.concatenate([prompt_mask, drawn.mask], axis=1),
+        log_probs=drawn.log_probs,
+        finished=drawn.finished,
+    )
+
+
+def _together(lm, weights, prompts, prompt_mask, keys, sampling):
+    """All responses begin at once, and the loop goes on until all have ended."""
+    keys = keys.reshape(-1)
 
     def go_on(carry):
         loop, _ = carry
@@ -250,12 +268,7 @@ def _generate(lm, params, prompts, prompt_mask, keys, sampling):
 
     start = first_token(lm, weights, prompts, prompt_mask, keys, sampling)
     loop, _ = lax.while_loop(go_on, body, start)
-    return Generation(
-        tokens=jnp.concatenate([prompts, loop.tokens], axis=1),
-        mask=jnp.concatenate([prompt_mask, loop.mask], axis=1),
-        log_probs=loop.log_probs,
-        finished=loop.finished,
-    )
+    return loop
 
 
 # As `_generate`, a step at a time.
@@ -307,10 +320,11 @@ def _check_generate(lm, prompts, prompt_mask, keys, sampling):
             f"prompts and prompt_mask must both be [B, T]; got {prompts.shape}, {prompt_mask.shape}"
         )
     is_key = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    if not is_key or keys.shape != prompts.shape[:1]:
+    rows = prompts.shape[0]
+    if not is_key or keys.shape[:1] != (rows,) or keys.ndim > 2 or not keys.size:
         raise ValueError(
-            f"keys must be [{prompts.shape[0]}] typed PRNG keys, one a row (jax.random.split of a "
-            f"jax.random.key); got {keys.dtype} {keys.shape}"
+            f"keys must be [{rows}] typed PRNG keys, one a prompt, or [{rows}, K] for K responses "
+            f"to each (jax.random.split of a jax.random.key); got {keys.dtype} {keys.shape}"
         )
     vocab = lm.config.vocab_size
     sampling.check_ids(vocab)

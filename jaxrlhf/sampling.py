@@ -29,6 +29,8 @@ class Sampling:
     min_p: keep tokens of at least this share of the most probable token's probability; 0 keeps all.
     stop_ids: tokens that end a response; the one sampled belongs to the response.
     pad_id: what fills the columns after it; may be a stop id, since the mask alone decides.
+    slots: responses drawn at a time, the next one beginning where one ends (`continuous.py`); None:
+      all at once. It changes the time that drawing takes, not what is drawn.
     """
 
     max_new_tokens: int
@@ -39,6 +41,7 @@ class Sampling:
     min_p: float = 0.0
     stop_ids: tuple[int, ...] = ()
     pad_id: int = 0
+    slots: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
@@ -50,6 +53,7 @@ class Sampling:
         _check(self, "top_p", 0 < self.top_p <= 1, "in (0, 1]")
         _check(self, "min_p", 0 <= self.min_p < 1, "in [0, 1)")
         _check(self, "pad_id", self.pad_id >= 0, "a token id")
+        _check(self, "slots", self.slots is None or self.slots >= 1, "at least 1, or None")
         _check(self, "stop_ids", all(i >= 0 for i in self.stop_ids), "token ids")
 
     def check_ids(self, vocab_size: int) -> None:
@@ -84,11 +88,15 @@ def first_token(
     keys: jax.Array,
     sampling: Sampling,
 ) -> tuple[Drawn, Any]:
-    """Read left-padded prompts and draw the first token of each."""
-    rows, new = prompts.shape[0], sampling.max_new_tokens
+    """Read left-padded prompts `[M, P]` and draw the first token of each of B responses.
+
+    B = `keys.size` is a multiple K of M: the K responses to a prompt stand side by side.
+    """
+    rows, new = keys.size, sampling.max_new_tokens
     # the last token is never read, hence one column less
     length = prompts.shape[1] + new - 1
     hidden, cache = lm.prefill(weights, prompts, prompt_mask, cache_length=length)
+    hidden, cache = repeated((hidden, cache), rows // prompts.shape[0])
     empty = Drawn(
         step=jnp.int32(0),
         tokens=jnp.full((rows, new), sampling.pad_id, jnp.int32),
@@ -108,22 +116,43 @@ def next_token(
     return _draw(so_far, lm.logits(weights, hidden), keys, sampling), cache
 
 
+def repeated(tree: Any, times: int) -> Any:
+    """Every row of every array `times` times, side by side; scalars as they are."""
+    if times == 1:
+        return tree
+    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, tree)
+
+
+def choose(
+    logits: jax.Array, keys: jax.Array, step: jax.Array, sampling: Sampling
+) -> tuple[jax.Array, jax.Array]:
+    """Token `[B]` int32 drawn from `logits` `[B, V]`, and its log-prob `[B]` float32.
+
+    `step` counts the tokens drawn before: a scalar, or `[B]` where rows began at different times.
+    Token t of a row is drawn with `fold_in(key, t)`.
+    """
+    step = jnp.broadcast_to(step, keys.shape)
+    if sampling.stop_ids and sampling.min_new_tokens:
+        is_stop = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(sampling.stop_ids))
+        forbidden = is_stop[None, :] & (step < sampling.min_new_tokens)[:, None]
+        logits = jnp.where(forbidden, -jnp.inf, logits)
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.zeros(step.shape)
+    logits = filtered_logits(logits, sampling)
+    step_keys = jax.vmap(jax.random.fold_in)(keys, step)
+    drawn = jax.vmap(jax.random.categorical)(step_keys, logits).astype(jnp.int32)
+    log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), drawn[:, None], axis=-1)
+    return drawn, log_probs[:, 0]
+
+
+def is_stop(tokens: jax.Array, sampling: Sampling) -> jax.Array:
+    """Which of `tokens` end a response."""
+    return jnp.isin(tokens, jnp.array(sampling.stop_ids, jnp.int32))
+
+
 def _draw(so_far: Drawn, logits: jax.Array, keys: jax.Array, sampling: Sampling) -> Drawn:
     """Draw the next token of every row that goes on, and write it into column `so_far.step`."""
-    stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
-    if sampling.stop_ids and sampling.min_new_tokens:
-        is_stop = jnp.isin(jnp.arange(logits.shape[-1]), stop_ids)
-        forbidden = is_stop & (so_far.step < sampling.min_new_tokens)
-        logits = jnp.where(forbidden[None, :], -jnp.inf, logits)
-    if sampling.temperature == 0:
-        drawn = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        drawn_log_probs = jnp.zeros(drawn.shape)
-    else:
-        logits = filtered_logits(logits, sampling)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, so_far.step)
-        drawn = jax.vmap(jax.random.categorical)(step_keys, logits).astype(jnp.int32)
-        all_log_probs = jax.nn.log_softmax(logits)
-        drawn_log_probs = jnp.take_along_axis(all_log_probs, drawn[:, None], axis=-1)[:, 0]
+    drawn, log_probs = choose(logits, keys, so_far.step, sampling)
     going = ~so_far.finished
 
     def write(array, column):
@@ -133,9 +162,9 @@ def _draw(so_far: Drawn, logits: jax.Array, keys: jax.Array, sampling: Sampling)
         step=so_far.step + 1,
         tokens=write(so_far.tokens, jnp.where(going, drawn, sampling.pad_id)),
         mask=write(so_far.mask, going),
-        log_probs=write(so_far.log_probs, jnp.where(going, drawn_log_probs, 0.0)),
+        log_probs=write(so_far.log_probs, jnp.where(going, log_probs, 0.0)),
         last=jnp.where(going, drawn, sampling.pad_id),
-        finished=so_far.finished | jnp.isin(drawn, stop_ids),
+        finished=so_far.finished | is_stop(drawn, sampling),
     )
 
 

@@ -138,7 +138,7 @@ def sampling(*overrides: str) -> str:
     """The program that draws responses for the tiny model (end token 2, padding 0)."""
     config = sample.SamplingConfig.load(None, ("response_length=4", *overrides))
     words = tokenizers.word_tokenizer(["soup", "pie"])  # its pad is token 0, its end token 2
-    prompt, keys = np.full((1, 2), 4, np.int32), jax.random.split(jax.random.key(0), 1)
+    prompt, keys = np.full((2, 2), 4, np.int32), jax.random.split(jax.random.key(0), 2)
 
     def draw(params):
         made = inference.generate(tiny.LM, params, prompt, prompt > 0, keys, config.build(words))

@@ -213,8 +213,9 @@ def asked(recipe: str, part: str = "calls") -> Callable[..., Any]:
             calls.append(content(arrays) + str(places) + str(sampling) + str(lm.config))
             if recipe == "reward":
                 raise Enough
-            tokens = np.concatenate([prompts, np.full((len(mask), 6), 4)], axis=1)
-            drawn = np.zeros((len(mask), 6), np.float32)
+            prompts = np.repeat(prompts, keys.size // len(mask), axis=0)
+            tokens = np.concatenate([prompts, np.full((keys.size, 6), 4)], axis=1)
+            drawn = np.zeros((keys.size, 6), np.float32)
             return inference.Generation(tokens, tokens > 0, drawn, tokens[:, 0] > 0)  # type: ignore[arg-type]
 
         home = new_folder()

@@ -552,6 +552,8 @@ def test_a_sharded_model_generates_and_scores_the_same(models):
     np.testing.assert_allclose(g.log_probs, expected.log_probs, atol=1e-5)
     stats = inference.score(lm, sharded, g.tokens, g.mask, response_length=NEW)
     np.testing.assert_allclose(stats.log_probs, expected.log_probs, atol=1e-5)
+    queued = generate(lm, sharded, prompts, mask, keys, dataclasses.replace(sampling, slots=2))
+    np.testing.assert_array_equal(queued.tokens, expected.tokens)
 
 
 # ------------------------------------------------------------------ refusals

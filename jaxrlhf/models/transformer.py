@@ -76,14 +76,15 @@ for _name in lora.PROJECTIONS:  # an adapter is split as its kernel is; the rank
 class Cache(NamedTuple):
     """Keys and values of the columns seen so far; `slot` is the column the next token goes to.
 
-    Layers with a window keep every column too.
+    Layers with a window keep every column too. Prompts are left-padded, so one `slot` serves rows
+    that began together; rows that began at different times have one each.
     """
 
     keys: tuple[jax.Array, ...]  # a layer: [B, K, S, head_dim]
     values: tuple[jax.Array, ...]
     mask: jax.Array  # [B, S] bool, columns that may be attended to
     positions: jax.Array  # [B] int32, the next token's position
-    slot: jax.Array  # int32 scalar, the same for every row: prompts are left-padded
+    slot: jax.Array  # int32: a scalar, or [B]
 
 
 class LM(NamedTuple):
@@ -295,11 +296,10 @@ def decode(
 ) -> tuple[jax.Array, Cache]:
     """Read one token `[B]` a row at the cache's slot; its hidden `[B, D]` and the cache with it in.
 
-    The caller keeps `cache.slot` below the cache's length: past it the last column is overwritten.
+    The caller keeps `cache.slot` below the cache's length: past it the last column is overwritten
+    (one slot for all), or nothing is written (a slot a row).
     """
-    mask = lax.dynamic_update_slice(
-        cache.mask, jnp.ones((token.shape[0], 1), bool), (0, cache.slot)
-    )
+    mask = _at_slot(cache.mask[:, None], jnp.ones((token.shape[0], 1, 1), bool), cache.slot)[:, 0]
     positions = cache.positions[:, None]
     columns = mask.shape[1]
     lengths = _lengths(config, positions, columns)
@@ -314,9 +314,8 @@ def decode(
     for block_params, old_keys, old_values, index in layers:
 
         def attend(q, k, v, old_keys=old_keys, old_values=old_values, visible=masks[index]):
-            start = (0, 0, cache.slot, 0)
-            keys = lax.dynamic_update_slice(old_keys, k.swapaxes(1, 2), start)
-            values = lax.dynamic_update_slice(old_values, v.swapaxes(1, 2), start)
+            keys = _at_slot(old_keys, k.swapaxes(1, 2), cache.slot)
+            values = _at_slot(old_values, v.swapaxes(1, 2), cache.slot)
             pair = keys.swapaxes(1, 2), values.swapaxes(1, 2)
             return attention.attend(config, q, *pair, visible, is_causal=False), (keys, values)
 
@@ -377,3 +376,10 @@ def _packed_past_limit(config, columns):
 def _to_cache(x, cache_length):
     """`[B, P, K, h]` -> `[B, K, S, h]`: the layout that attention reads without a transpose."""
     return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, cache_length - x.shape[1]), (0, 0)))
+
+
+def _at_slot(old, new, slot):
+    """`old` `[B, K, S, ...]` with column `slot` replaced by `new` `[B, K, 1, ...]`."""
+    if slot.ndim == 0:
+        return lax.dynamic_update_slice_in_dim(old, new, slot, axis=2)
+    return old.at[jnp.arange(old.shape[0]), :, slot].set(new[:, :, 0])

@@ -98,6 +98,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("SamplingConfig", "top_k"): p(SAMPLING, "top_k=3"),
     ("SamplingConfig", "top_p"): p(SAMPLING, "top_p=0.9"),
     ("SamplingConfig", "min_p"): p(SAMPLING, "min_p=0.1"),
+    ("SamplingConfig", "slots"): p(SAMPLING, "slots=1"),
     ("SamplingConfig", "stop_at_eos"): p(SAMPLING, "stop_at_eos=false"),
     ("TruncationConfig", "token"): p(probes.truncation, "token=pie"),
     ("TruncationConfig", "after"): p(probes.truncation, "after=1", base=("token=pie",)),
