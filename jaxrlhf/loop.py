@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import jax
@@ -64,6 +64,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     on_step: Callable[[int, Mapping[str, float]], None] | None = None,
     watch: Watch | None = None,
+    profile: monitoring.Profile | None = None,
 ) -> State:
     """Run `algorithm` for `steps` updates, from the newest checkpoint if there is one.
 
@@ -84,6 +85,7 @@ def fit(
       on_step: for a progress bar.
       watch: guards; what they return is raised as soon as the state of that step is saved, but
         for `Arrived`, which ends the run there.
+      profile: what traces some of the steps.
     Returns:
       The final state; its `step` is below `steps` where a watch said `Arrived`.
     Raises:
@@ -91,7 +93,7 @@ def fit(
       Stopped: a signal asked for the end; the state is saved.
       Exception: what `watch` returned.
     """
-    mesh = mesh or sharding.make_mesh(1, 1)
+    mesh, phase = mesh or sharding.make_mesh(1, 1), jax.profiler.TraceAnnotation
     root = jax.random.key(seed)
     abstract = jax.eval_shape(algorithm.init, params, root)
     layout = sharding.tree_sharding(mesh, abstract)
@@ -119,11 +121,14 @@ def fit(
             for step in range(first, steps):
                 compiled, compile_s = counter.count, counter.seconds
                 collect_key, update_key = jax.random.split(jax.random.fold_in(root, step))
-                batch, collected = algorithm.collect(state, next_batch, collect_key)
-                batch = sharding.shard_batch(mesh, batch)
-                started = time.perf_counter()
-                state, updated = update(state, batch, update_key, *frozen)
-                metrics = _floats(jax.device_get(updated)) | _floats(collected)
+                with profile.step(step + 1) if profile else nullcontext():
+                    with phase("collect"):
+                        batch, collected = algorithm.collect(state, next_batch, collect_key)
+                        batch = sharding.shard_batch(mesh, batch)
+                    started = time.perf_counter()
+                    with phase("update"):
+                        state, updated = update(state, batch, update_key, *frozen)
+                        metrics = _floats(jax.device_get(updated)) | _floats(collected)
                 metrics |= {
                     "time/update_s": time.perf_counter() - started,
                     "time/compilations": counter.count - compiled,
@@ -148,6 +153,8 @@ def fit(
                 if stopping and not last:
                     raise Stopped(0)
     finally:
+        if profile:
+            profile.close()
         if log:
             log.close()
     return state

@@ -1,8 +1,14 @@
-"""What a step cost beside its seconds: compilations and memory. Counted by JAX, read by loop.py."""
+"""What a step cost beside its seconds: compilations and memory. Counted by JAX, read by loop.py.
+
+`Profile` shows where the seconds went, for a few steps.
+"""
 
 import functools
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 
@@ -36,3 +42,34 @@ def peak_memory_mib() -> float:
         return stats["peak_bytes_in_use"] / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class Profile:
+    """A trace of three steps, the first of them `first`, written into `folder`.
+
+    TensorBoard (with its profile plugin) and XProf open the folder, Perfetto the file
+    `perfetto_trace.json.gz` in it. `docs/profiling.md` reads one.
+    """
+
+    STEPS = 3
+
+    def __init__(self, folder: Path, first: int):
+        self._folder, self._first, self._left = folder, first, 0
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Around step `number`, whether it is traced or not."""
+        if number == self._first:
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._left = self.STEPS
+        with jax.profiler.StepTraceAnnotation("step", step_num=number):
+            yield
+        if self._left == 1:
+            self.close()
+        self._left = max(self._left - 1, 0)
+
+    def close(self) -> None:
+        """Write what was traced, where the run ends within the three steps too."""
+        if self._left:
+            jax.profiler.stop_trace()
+            self._left = 0

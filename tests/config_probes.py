@@ -238,11 +238,16 @@ def write_reviews(folder: Path) -> None:
 
 
 def folder(*overrides: str) -> str:
-    """What is on disk after six steps of a stage, and what W&B was told."""
+    """What is on disk after six steps of a stage, and what W&B and the profiler were told."""
     wandb, told = types.ModuleType("wandb"), []
     wandb.init = lambda **options: told.append(options["project"]) or mock.MagicMock(step=0)  # type: ignore[attr-defined]
     home = new_folder()
-    with contextlib.chdir(home), mock.patch.dict(sys.modules, {"wandb": wandb}):
+    with (
+        contextlib.chdir(home),
+        mock.patch.dict(sys.modules, {"wandb": wandb}),
+        mock.patch.object(jax.profiler, "start_trace", lambda path, **_: told.append(str(path))),
+        mock.patch.object(jax.profiler, "stop_trace"),
+    ):
         fixed = ("output_dir=here", "save_steps=2", "keep_checkpoints=9")
         stage = stages.TrainingStage(blocks.TrainConfig.load(None, (*fixed, *overrides)))
         stages.train(

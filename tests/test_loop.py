@@ -4,6 +4,8 @@ The algorithms themselves go through the loop in `algorithms/test_contract.py`, 
 real processes are killed in `test_resume_process.py`.
 """
 
+import gzip
+import json
 import os
 import signal
 import threading
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxrlhf import loop, sharding
+from jaxrlhf import loop, monitoring, sharding
 from jaxrlhf.algorithms.base import Algorithm, State
 from jaxrlhf.errors import NonFiniteError, UserError
 from jaxrlhf.loop import Stopped
@@ -390,3 +392,19 @@ def test_watching_changes_nothing_that_is_trained():
 
 def told(step, state, batch):
     return {"told": 1.0}
+
+
+# ------------------------------------------------------------------ a profile
+
+
+@pytest.mark.parametrize(("steps", "traced"), [(6, [2, 3, 4]), (3, [2, 3])])
+def test_a_profile_has_three_steps_and_their_phases(tmp_path, steps, traced):
+    profile = monitoring.Profile(tmp_path, 2)
+    loop.fit(Toy().algorithm(), PARAMS, batches(), steps=steps, seed=0, profile=profile)
+    (path,) = tmp_path.rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    found = [event["args"]["step_num"] for event in events if event.get("name") == "step"]
+    assert [int(number) for number in found] == traced
+    for phase in ("collect", "update"):
+        assert sum(event.get("name") == phase for event in events) == len(traced)
+    assert list(tmp_path.rglob("*.xplane.pb"))  # for TensorBoard

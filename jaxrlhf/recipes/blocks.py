@@ -158,6 +158,12 @@ class TrainConfig(StageConfig):
     wandb_project: str | None = Field(
         default=None, description="log to this W&B project (extra: wandb)"
     )
+    profile: int | None = Field(
+        default=None,
+        ge=1,
+        description="trace this update and the two after it into `profile/`, for TensorBoard and "
+        "Perfetto",
+    )
     optimizer: OptimizerConfig = Field(
         default=OptimizerConfig(), description="Adam and its schedule"
     )

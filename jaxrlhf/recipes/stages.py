@@ -20,6 +20,7 @@ from jaxrlhf.config import Config, differences, save_resolved
 from jaxrlhf.data.stream import RowStream
 from jaxrlhf.errors import ConfigError, UserError
 from jaxrlhf.metrics import MetricsWriter, read_metrics
+from jaxrlhf.monitoring import Profile
 from jaxrlhf.progress import progress
 from jaxrlhf.recipes.blocks import FolderConfig, TrainConfig
 
@@ -36,6 +37,7 @@ HARMLESS = (
     "keep_checkpoints",
     "tensorboard",
     "wandb_project",
+    "profile",
     "stages",
     "guards",
 )
@@ -170,6 +172,9 @@ def train(
 
     `prepare` is called when the folder is there, before anything is trained.
     """
+    first = stage.config.profile
+    if first is not None and first > steps:
+        raise ConfigError(f"profile = {first}: this run has {steps} updates")
     stage.begin()
     if prepare:
         prepare()
@@ -197,6 +202,7 @@ def train(
                 hooks=hooks,
                 on_step=on_step,
                 watch=watch,
+                profile=None if first is None else Profile(stage.folder / "profile", first),
             )
         finally:
             store.close()

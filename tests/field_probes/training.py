@@ -27,6 +27,7 @@ FOLDER = {
     "keep_checkpoints": "keep_checkpoints=1",
     "tensorboard": "tensorboard=false",
     "wandb_project": "wandb_project=mine",
+    "profile": "profile=2",
 }
 HELD_OUT = {
     "sft": ("data.test=[run/data/demonstrations.jsonl]",),
