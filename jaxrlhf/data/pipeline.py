@@ -8,9 +8,14 @@ Epochs follow each other without a gap: with 10 rows and batches of 4, the third
 last 2 rows of the first epoch and the first 2 of the second. So every row comes exactly once an
 epoch and none is ever dropped, except, with a number of epochs given, the last (rows x epochs) %
 batch_size rows, which do not fill a batch.
+
+Padding costs as much as text. `group_by_length` gives a batch rows of like length and only the
+columns they need: of every 16 batches the rows are sorted, and the batches come in any order. There
+are at most 8 widths, so that little is compiled.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +23,18 @@ import numpy as np
 from jaxrlhf.data.arrays import Arrays
 from jaxrlhf.errors import DataError
 
+SORTED, WIDTHS = 16, 8  # batches that are sorted together; widths that batches may have
+PADDED = ("tokens", "mask", "segment_ids")  # how the names of columns end that have padding
+
 
 def batches(
-    dataset: Arrays, *, batch_size: int, seed: int, shuffle: bool = True, epochs: int | None = None
+    dataset: Arrays,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    epochs: int | None = None,
+    group_by_length: bool = False,
 ) -> "Batches":
     """An iterator of batches of `batch_size` rows.
 
@@ -30,6 +44,8 @@ def batches(
       seed: from 0 to 2^32 - 1; another order for each seed and each epoch.
       shuffle: False keeps the order of the rows, every epoch.
       epochs: how often each row comes; None never ends.
+      group_by_length: rows of like length together, and no wider than they need; for rows that are
+        padded on the right.
     Raises:
       DataError: fewer rows than `batch_size`, or an argument out of range.
     """
@@ -44,22 +60,34 @@ def batches(
         raise DataError(
             f"batch_size = {batch_size}, but there are only {len(dataset)} rows{left_out}"
         )
-    return Batches(dataset, batch_size, seed, shuffle, epochs)
+    return Batches(dataset, batch_size, seed, shuffle, epochs, group_by_length)
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
     """See `batches`. `get_state()` is JSON; `set_state(state)` goes on with the batch after it."""
 
     def __init__(
-        self, dataset: Arrays, batch_size: int, seed: int, shuffle: bool, epochs: int | None
+        self,
+        dataset: Arrays,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        epochs: int | None,
+        group_by_length: bool,
     ):
-        self._batches = _grain_iterator(dataset, batch_size, seed, shuffle, epochs)
+        numbers, take = _order(len(dataset), seed, shuffle, epochs), dataset.take
+        if group_by_length:
+            numbers, take = _like_lengths(dataset, numbers, batch_size, seed)
+        else:
+            numbers = numbers.batch(batch_size, drop_remainder=True, batch_fn=np.array)
+        self._batches = _iterator(numbers, take)
         self._identity = {
             "rows": len(dataset),
             "data": dataset.fingerprint(),
             "batch_size": batch_size,
             "seed": seed,
             "shuffle": shuffle,
+            "group_by_length": group_by_length,
         }
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -98,13 +126,48 @@ def in_order(
         yield dataset.take(np.minimum(indices, len(dataset) - 1)), indices < len(dataset)
 
 
-def _grain_iterator(dataset: Arrays, batch_size, seed, shuffle, epochs):
+def _order(rows: int, seed: int, shuffle: bool, epochs: int | None) -> Any:
+    """The numbers of the rows, as they come."""
     import grain  # slow to import, and not everywhere: only where batches are made
 
-    order = grain.MapDataset.range(len(dataset)).seed(seed)
+    order = grain.MapDataset.range(rows).seed(seed)
     if shuffle:
         order = order.shuffle()
-    order = order.repeat(epochs).batch(batch_size, drop_remainder=True, batch_fn=np.array)
+    return order.repeat(epochs)
+
+
+def _like_lengths(
+    dataset: Arrays, order: Any, batch_size: int, seed: int
+) -> tuple[Any, Callable[[np.ndarray], dict[str, np.ndarray]]]:
+    """Batches of numbers of rows of like length, and what makes a batch of them."""
+    import grain
+
+    masks = [mask for name, mask in dataset.columns.items() if name.endswith("mask")]
+    width = masks[0].shape[1]
+    lengths = np.max([width - np.argmax(mask[:, ::-1], axis=1) for mask in masks], axis=0)
+    count, step = len(order) // batch_size, -(-width // WIDTHS)
+
+    @functools.lru_cache(maxsize=2)
+    def some(number: int) -> np.ndarray:
+        """`[16 or fewer, batch_size]`."""
+        first, last = (min(n * SORTED, count) * batch_size for n in (number, number + 1))
+        rows = np.array([order[i] for i in range(first, last)])
+        rows = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, batch_size)
+        return np.random.default_rng([seed, number]).permutation(rows)
+
+    def take(rows: np.ndarray) -> dict[str, np.ndarray]:
+        columns = -(-int(lengths[rows].max()) // step) * step
+        return {
+            name: x[:, :columns] if name.endswith(PADDED) else x
+            for name, x in dataset.take(rows).items()
+        }
+
+    return grain.MapDataset.range(count).map(lambda k: some(k // SORTED)[k % SORTED]), take
+
+
+def _iterator(numbers: Any, take: Callable[[np.ndarray], dict[str, np.ndarray]]) -> Any:
+    import grain
+
     # The rows are in memory: reading ahead in threads would only compete for the interpreter.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(order.map(dataset.take).to_iter_dataset(options))
+    return iter(numbers.map(take).to_iter_dataset(options))

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from jaxrlhf import sharding
 from jaxrlhf.config import Config
+from jaxrlhf.data import pipeline
 from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.data.arrays import Arrays
 from jaxrlhf.errors import CheckpointError, ConfigError
 from jaxrlhf.hf.families import family_of
 from jaxrlhf.models import transformer_config
@@ -185,6 +187,20 @@ class SupervisedConfig(TrainConfig):
     """What training stages have that make one update a batch (PPO splits batches its own way)."""
 
     gradient_accumulation_steps: int = Field(default=1, ge=1, description="micro-batches a batch")
+    group_by_length: bool = Field(
+        default=False,
+        description="batches of rows of like length, as wide as those need: less padding to "
+        "compute, a few more programs to compile",
+    )
+
+    def batches(self, rows: Arrays) -> pipeline.Batches:
+        """The batches that training sees."""
+        return pipeline.batches(
+            rows,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            group_by_length=self.group_by_length,
+        )
 
     @pydantic.model_validator(mode="after")
     def _batch_divides(self) -> Self:

@@ -176,7 +176,7 @@ def run(config: ClassifyConfig) -> dict[str, Any]:
         stage,
         method,
         params,
-        pipeline.batches(train, batch_size=config.batch_size, seed=config.seed),
+        config.batches(train),
         steps=steps,
         mesh=mesh,
         hooks=[stages.every(config.eval_steps, steps, evaluate, first=True)],

@@ -123,7 +123,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
         stage,
         algorithm,
         parts.trained,
-        pipeline.batches(train, batch_size=config.batch_size, seed=config.seed),
+        config.batches(train),
         steps=steps,
         mesh=mesh,
         hooks=[stages.every(config.eval_steps, steps, evaluate)] if test else [],

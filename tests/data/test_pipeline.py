@@ -1,5 +1,6 @@
 """Batches: every row once an epoch, exactly resumable, also in another process."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -151,3 +152,44 @@ print(sorted({"jax", "grain", "datasets", "transformers", "tokenizers"} & set(sy
 def test_imports_are_light():
     run = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------ rows of like length
+
+
+def ragged(n=70, width=64):
+    """Row i has 1 + 7 i % 64 tokens of number i; a label of two numbers, as long as no text."""
+    lengths = 1 + np.arange(n) * 7 % width
+    mask = np.arange(width)[None, :] < lengths[:, None]
+    tokens = np.where(mask, np.arange(n)[:, None], -1)
+    return Arrays({"tokens": tokens, "mask": mask, "label": np.stack([lengths, lengths], axis=1)})
+
+
+def test_rows_of_like_length_come_together_and_none_is_lost_or_cut():
+    made = list(pipeline.batches(ragged(), batch_size=4, seed=0, epochs=2, group_by_length=True))
+    assert len(made) == 35  # 2 x 70 / 4: two windows of 16 batches and one of 3
+    seen = []
+    for batch in made:
+        assert batch["tokens"].shape == batch["mask"].shape
+        width, longest = batch["mask"].shape[1], batch["label"].max()
+        assert width % 8 == 0 and longest <= width < longest + 8  # the next of 8, 16, ..., 64
+        assert np.array_equal(batch["mask"].sum(axis=1), batch["label"][:, 0])
+        seen += batch["tokens"][:, 0].tolist()
+    assert sorted(seen) == sorted(2 * list(range(70)))
+    widths = [batch["mask"].shape[1] for batch in made[:16]]
+    assert widths != sorted(widths)  # the batches of a window come in any order
+    padding = 1 - sum(b["mask"].sum() for b in made[:32]) / sum(b["mask"].size for b in made[:32])
+    assert padding < 0.15  # 4 (half of 8 columns) of 32.5 tokens, and neighbours in length; was .49
+
+
+def test_a_run_resumes_within_a_window_of_like_lengths():
+    make = functools.partial(pipeline.batches, ragged(), batch_size=4, seed=1, group_by_length=True)
+    first = make()
+    for _ in range(19):
+        next(first)
+    state, expected = json.loads(json.dumps(first.get_state())), next(first)
+    second = make()
+    second.set_state(state)
+    np.testing.assert_array_equal(next(second)["tokens"], expected["tokens"])
+    with pytest.raises(DataError, match="group_by_length is now False and was True"):
+        pipeline.batches(ragged(), batch_size=4, seed=1).set_state(state)

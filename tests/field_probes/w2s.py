@@ -86,6 +86,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
 # Fields of a recipe itself: (recipe, field) -> probe.
 
 FIELDS: dict[tuple[str, str], Probe] = {
+    ("classify", "group_by_length"): of("classify", "batch", "group_by_length=true"),
     ("classify", "gradient_accumulation_steps"): of(
         "classify", "update", "gradient_accumulation_steps=2"
     ),
