@@ -179,16 +179,31 @@ def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
         logits = jnp.where(logits < smallest, -jnp.inf, logits)
     if sampling.top_p < 1:
         probs = jax.nn.softmax(logits)
-        ranked = jnp.sort(probs, axis=-1, descending=True)
-        mass_above = jnp.cumsum(ranked, axis=-1) - ranked
-        smallest = jnp.min(
-            ranked, axis=-1, keepdims=True, where=mass_above < sampling.top_p, initial=jnp.inf
-        )
-        logits = jnp.where(probs < smallest, -jnp.inf, logits)
+        logits = jnp.where(probs < _least_kept(probs, sampling.top_p), -jnp.inf, logits)
     if sampling.min_p > 0:
         largest = jnp.max(logits, axis=-1, keepdims=True)
         logits = jnp.where(logits < largest + np.log(sampling.min_p), -jnp.inf, logits)
     return logits
+
+
+def _least_kept(probs, mass):
+    """The largest p `[B, 1]` for which tokens as probable as p, or more, hold at least `mass`.
+
+    Bisection over the bits of p: positive floats are in the order of their bits, so it is exact,
+    and takes 30 sums where sorting a vocabulary takes far longer.
+    """
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) // 2
+        p = lax.bitcast_convert_type(middle, jnp.float32)
+        enough = jnp.sum(jnp.where(probs >= p, probs, 0.0), axis=-1, keepdims=True) >= mass
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    above_one = np.float32(1).view(np.int32) + 1  # below 2^30
+    low = jnp.zeros((probs.shape[0], 1), jnp.int32)
+    low, _ = lax.fori_loop(0, 30, halve, (low, jnp.full_like(low, above_one)))
+    return lax.bitcast_convert_type(low, jnp.float32)
 
 
 def _check(config, field, holds, rule):
