@@ -175,35 +175,41 @@ def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
     """
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        smallest = lax.top_k(logits, sampling.top_k)[0][:, -1:]
-        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+        kept = _largest(logits, lambda kept: jnp.sum(kept, -1, keepdims=True) >= sampling.top_k)
+        logits = jnp.where(kept, logits, -jnp.inf)
     if sampling.top_p < 1:
         probs = jax.nn.softmax(logits)
-        logits = jnp.where(probs < _least_kept(probs, sampling.top_p), -jnp.inf, logits)
+        kept = _largest(
+            probs,
+            lambda kept: jnp.sum(probs, -1, where=kept, keepdims=True) >= sampling.top_p,
+        )
+        logits = jnp.where(kept, logits, -jnp.inf)
     if sampling.min_p > 0:
         largest = jnp.max(logits, axis=-1, keepdims=True)
         logits = jnp.where(logits < largest + np.log(sampling.min_p), -jnp.inf, logits)
     return logits
 
 
-def _least_kept(probs, mass):
-    """The largest p `[B, 1]` for which tokens as probable as p, or more, hold at least `mass`.
+def _largest(values, enough):
+    """The fewest largest of `values` `[B, V]` float32, and ties, that are `enough`, as a mask.
 
-    Bisection over the bits of p: positive floats are in the order of their bits, so it is exact,
-    and takes 30 sums where sorting a vocabulary takes far longer.
+    Bisection over the bits of the least one kept, which is exact: 32 sums, where sorting a
+    vocabulary takes far longer.
     """
+
+    def ordered(x):  # int32 in the order of the floats
+        bits = lax.bitcast_convert_type(x, jnp.int32)
+        return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
     def halve(_, bounds):
         low, high = bounds
-        middle = (low + high) // 2
-        p = lax.bitcast_convert_type(middle, jnp.float32)
-        enough = jnp.sum(jnp.where(probs >= p, probs, 0.0), axis=-1, keepdims=True) >= mass
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+        middle = (low & high) + ((low ^ high) >> 1)  # the mean, without overflow
+        holds = enough(keys >= middle)
+        return jnp.where(holds, middle, low), jnp.where(holds, high, middle)
 
-    above_one = np.float32(1).view(np.int32) + 1  # below 2^30
-    low = jnp.zeros((probs.shape[0], 1), jnp.int32)
-    low, _ = lax.fori_loop(0, 30, halve, (low, jnp.full_like(low, above_one)))
-    return lax.bitcast_convert_type(low, jnp.float32)
+    keys, ends = ordered(values), ordered(jnp.float32([-jnp.inf, jnp.inf]))
+    bounds = tuple(jnp.full((values.shape[0], 1), end) for end in ends)
+    return keys >= lax.fori_loop(0, 32, halve, bounds)[0]
 
 
 def _check(config, field, holds, rule):
