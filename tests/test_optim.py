@@ -90,6 +90,23 @@ def test_both_epsilon_forms_equal_numpy(form, decay):
         np.testing.assert_allclose(result, expected, atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("form", ["torch", "tensorflow"])
+def test_a_mean_in_bfloat16_is_float32_but_for_its_rounding(form):
+    """Eight bits of mantissa: each step may be off by 2^-8 of the mean, so by .4 % of .01."""
+    grads = [gradients(seed) for seed in range(4)]
+    kept, made = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        optimizer = make_optimizer(
+            learning_rate=0.01, total_steps=10, adam_epsilon_form=form, adam_mu_dtype=dtype
+        )
+        state = optimizer.init(PARAMS)
+        kept[dtype] = {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.ndim}
+        made[dtype] = train(optimizer, grads)
+    assert kept == {"float32": {"float32"}, "bfloat16": {"bfloat16", "float32"}}
+    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), made["float32"], made["bfloat16"])
+    assert 0 < max(jax.tree.leaves(gaps)) < 4 * 0.01 * 2**-7
+
+
 def test_the_tensorflow_form_starts_slower():
     # One step, g = 1e-5 = eps. torch: g/(|g| + eps) = 1/2. TensorFlow: √v = g·√(1−b2) = .0316·g,
     # so the step is √.001·g/(√.001·g + eps) = .0316/1.0316 = .03065.

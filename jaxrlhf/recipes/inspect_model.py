@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
@@ -189,7 +190,8 @@ def parts_of(
         "tensor": tensor,
         "rows": settings.batch_size,
         "remat": settings.remat,
-        "dtype_bytes": 2 if settings.dtype == "bfloat16" else 4,
+        "dtype_bytes": jnp.dtype(settings.dtype).itemsize,
+        "mu_bytes": jnp.dtype(settings.optimizer.adam_mu_dtype).itemsize,
     }
     assert isinstance(settings, sft.SFTConfig | reward.RewardConfig | ppo.PPOConfig)
     if settings.lora:

@@ -5,7 +5,7 @@ the tensor axis by `sharding.py`, and repeated over the data axis), P the parame
 
     parameters, gradients     4 P bytes each, of every model that is trained; gradients twice where
                               they are accumulated over micro-batches
-    Adam's moments            8 P bytes
+    Adam's moments            8 P bytes; 6 P with a mean of gradients in bfloat16
     frozen models             4 P bytes each: reference policy, reward model
     with LoRA                 the above of the adapters alone (and of a head); what they are trained
                               beside c P bytes, which is the reference or the reward model as well
@@ -50,6 +50,7 @@ class Setting(NamedTuple):
     chunk_size: int | None = None
     remat: bool = False
     dtype_bytes: int = F32
+    mu_bytes: int = F32
     lora: Lora | None = None
 
 
@@ -139,7 +140,7 @@ def trained(
     return beside | {
         "parameters": F32 * elements,
         "gradients": F32 * elements * (2 if setting.accumulated else 1),
-        "Adam's moments": 2 * F32 * elements,
+        "Adam's moments": (setting.mu_bytes + F32) * elements,
     }
 
 

@@ -72,6 +72,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("OptimizerConfig", "adam_beta2"): p(OPTIMIZER, "adam_beta2=0.95"),
     ("OptimizerConfig", "adam_epsilon"): p(OPTIMIZER, "adam_epsilon=1e-5"),
     ("OptimizerConfig", "adam_epsilon_form"): p(OPTIMIZER, "adam_epsilon_form=tensorflow"),
+    ("OptimizerConfig", "adam_mu_dtype"): p(OPTIMIZER, "adam_mu_dtype=bfloat16"),
     ("OptimizerConfig", "max_grad_norm"): p(OPTIMIZER, "max_grad_norm=0.3"),
     ("TokenizerConfig", "path"): p(
         probes.tokenizer, f"path={micro.scratch()}/pipeline/run/data/tokenizer"

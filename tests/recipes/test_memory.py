@@ -42,6 +42,10 @@ def test_what_a_run_keeps_is_exact(family):
     assert parts["parameters"] == parts["gradients"] == bytes_of(state.params)
     counters = 8  # two step counts of the optimiser
     assert parts["Adam's moments"] == bytes_of(state.opt_state) - counters
+    optimizer = make_optimizer(learning_rate=1e-3, total_steps=9, adam_mu_dtype="bfloat16")
+    smaller = bytes_of(jax.eval_shape(optimizer.init, state.params)) - counters
+    assert memory.sft(config, Setting(mu_bytes=2))["Adam's moments"] == smaller
+    assert smaller == 0.75 * parts["Adam's moments"]
 
 
 def test_what_an_adapter_run_keeps_is_exact():
