@@ -64,6 +64,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     on_step: Callable[[int, Mapping[str, float]], None] | None = None,
     watch: Watch | None = None,
+    donate: bool = False,
     profile: monitoring.Profile | None = None,
 ) -> State:
     """Run `algorithm` for `steps` updates, from the newest checkpoint if there is one.
@@ -85,6 +86,7 @@ def fit(
       on_step: for a progress bar.
       watch: guards; what they return is raised as soon as the state of that step is saved, but
         for `Arrived`, which ends the run there.
+      donate: training takes `params` over, in place of a copy: nobody else can read them any more.
       profile: what traces some of the steps.
     Returns:
       The final state; its `step` is below `steps` where a watch said `Arrived`.
@@ -100,7 +102,10 @@ def fit(
     update = jax.jit(algorithm.update, donate_argnums=0, out_shardings=(layout, None))
     state = store.restore(_with_layout(abstract, layout), batches) if store else None
     if state is None:
-        state = jax.jit(algorithm.init, out_shardings=layout)(params, root)
+        given = 0 if donate else None
+        state = jax.jit(algorithm.init, out_shardings=layout, donate_argnums=given)(params, root)
+    elif donate:
+        jax.tree.map(lambda x: x.delete(), params)
     frozen = () if algorithm.frozen is None else (algorithm.frozen,)
     first, counter = int(state.step), monitoring.compilations()
     kept = first  # step of the newest checkpoint; 0 is none

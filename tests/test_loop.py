@@ -394,6 +394,18 @@ def told(step, state, batch):
     return {"told": 1.0}
 
 
+# ------------------------------------------------------------------ params taken over
+
+
+@pytest.mark.parametrize("steps", [2, 3], ids=["a fresh run", "a resumed run"])
+def test_params_that_are_donated_are_gone(steps):
+    store, params = MemoryStore(), {"w": jnp.float32(1.0)}
+    if steps == 3:
+        loop.fit(Toy().algorithm(), PARAMS, batches(), steps=2, seed=0, store=store)
+    loop.fit(Toy().algorithm(), params, batches(), steps=steps, seed=0, store=store, donate=True)
+    assert params["w"].is_deleted()
+
+
 # ------------------------------------------------------------------ a profile
 
 

@@ -206,6 +206,7 @@ def parts_of(
             pieces=split["num_mini_batches"] * accumulated,
             accumulated=accumulated > 1,
             chunk_size=settings.chunk_size,
+            frozen_bytes=jnp.dtype(settings.frozen_dtype).itemsize,
         )
         return memory.ppo(
             found.config,

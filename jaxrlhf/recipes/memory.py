@@ -6,7 +6,7 @@ the tensor axis by `sharding.py`, and repeated over the data axis), P the parame
     parameters, gradients     4 P bytes each, of every model that is trained; gradients twice where
                               they are accumulated over micro-batches
     Adam's moments            8 P bytes; 6 P with a mean of gradients in bfloat16
-    frozen models             4 P bytes each: reference policy, reward model
+    frozen models             4 P bytes each, or 2 P: reference policy, reward model
     with LoRA                 the above of the adapters alone (and of a head); what they are trained
                               beside c P bytes, which is the reference or the reward model as well
     sampling                  P numbers in the compute dtype (weights laid out for decoding), and
@@ -51,6 +51,7 @@ class Setting(NamedTuple):
     remat: bool = False
     dtype_bytes: int = F32
     mu_bytes: int = F32
+    frozen_bytes: int = F32
     lora: Lora | None = None
 
 
@@ -92,7 +93,8 @@ def ppo(
     models = (lm_elements,) if shared_value else (lm_elements, scalar_elements)
     parts = trained(config, setting, *models)
     if setting.lora is None:
-        parts |= {"reference policy": F32 * lm, "reward model": F32 * scalar if reward_model else 0}
+        frozen = {"reference policy": lm, "reward model": scalar if reward_model else 0}
+        parts |= {name: setting.frozen_bytes * n for name, n in frozen.items()}
     else:  # the policy's base is the reference, the value network's the reward model
         beside = {"policy": lm, "reward model": scalar if reward_model else 0}
         parts |= {f"base: {name}": setting.dtype_bytes * n for name, n in beside.items()}

@@ -49,6 +49,9 @@ def run(
     mesh = config.mesh.build(batch_size=config.batch_size)
     given = load(config, mesh, reward_fn)
     parts = split(config, given, mesh)
+    takes_over = config.frozen_dtype != "float32" and given.scalar is not None
+    if takes_over:  # nothing else reads what training starts with
+        given = without_start(given)
     steps = config.steps_for(len(given.prompts))
     looks = Looks(config, given, stage, parts, judge=judge, compare=compare)
 
@@ -72,11 +75,18 @@ def run(
             open_log=looks.open_log,
             prepare=prepare,
             watch=looks.watch,
+            donate=takes_over,
         )
     panel.record()
     summary = {"steps": int(state.step), **stage.last_metrics()}
     save(config, given, stage, policy_of(state.params, parts), summary, panel.status())
     return stage.finish(summary)
+
+
+def without_start(given: Given) -> Given:
+    """Without the parameters that training starts with, which it takes over."""
+    assert given.scalar is not None
+    return given._replace(start=None, scalar=given.scalar._replace(params=None))
 
 
 def make_algorithm(config: PPOConfig, given: Given, parts: adapters.Parts, steps: int) -> Algorithm:

@@ -40,6 +40,11 @@ class PPOConfig(blocks.TrainConfig):
     reward_model: str | None = Field(
         default=None, description="reward model (folder or hub name): a classifier of one label"
     )
+    frozen_dtype: blocks.Dtype = Field(
+        default="float32",
+        description="what reference and reward model are kept in: bfloat16 takes half the memory, "
+        "and the KL starts near 0 instead of at it; not with lora, whose base they are",
+    )
     lora: adapters.LoraConfig | None = Field(
         default=None,
         description="train low-rank adapters of policy and value network; null: all of both",
@@ -82,6 +87,11 @@ class PPOConfig(blocks.TrainConfig):
 
     @pydantic.model_validator(mode="after")
     def _can_be_learned_from(self) -> Self:
+        if self.lora and self.frozen_dtype != "float32":
+            raise ValueError(
+                f"frozen_dtype = {self.frozen_dtype}: with lora the frozen models are the base of "
+                "what trains, and dtype says what they are kept in"
+            )
         if self.stop_kl and not self.eval_steps:
             raise ValueError(f"stop_kl = {self.stop_kl}: needs evaluations; set eval_steps")
         check_sampling(self.sampling.with_ids(stop_ids=(0,), pad_id=0))

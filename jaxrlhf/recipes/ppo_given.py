@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrlhf import rewards
@@ -61,7 +62,7 @@ def load(config: PPOConfig, mesh, reward_fn: rewards.RewardFn | None) -> Given:
     return Given(
         lm=lm,
         start=params,
-        reference=load_reference(config, start, mesh),
+        reference=frozen(config, load_reference(config, start, mesh)),
         tokenizer=tokenizer,
         family=family,
         prompts=prompts,
@@ -72,6 +73,13 @@ def load(config: PPOConfig, mesh, reward_fn: rewards.RewardFn | None) -> Given:
         reward_fn=reward_fn or make_reward(config, scalar, tokenizer, found),
         others=other_rewards(config, lm, tokenizer, mesh),
     )
+
+
+def frozen(config: PPOConfig, params: Any) -> Any:
+    """Parameters of a model that is only asked, in `frozen_dtype`."""
+    if config.frozen_dtype == "float32":
+        return params
+    return jax.tree.map(lambda x: x.astype(config.frozen_dtype), params)
 
 
 def load_reference(config: PPOConfig, start: saved.SavedLM, mesh) -> Any:
@@ -123,7 +131,7 @@ def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.Reward
     if (scalar is None) == (config.reward_function is None):
         raise ConfigError("reward_model, reward_function: give one of the two")
     if scalar is not None:
-        return rewards.from_model(scalar.model, scalar.params)
+        return rewards.from_model(scalar.model, frozen(config, scalar.params))
     rule = named_function("reward_function", str(config.reward_function))
     return rewards.from_text(rule, rows.decoder(tokenizer), rows.columns(prompts))
 
@@ -133,7 +141,7 @@ def other_rewards(config: PPOConfig, lm, tokenizer, mesh) -> dict[str, rewards.R
     field, found = "guards.disagreement.reward_models", {}
     for number, path in enumerate(config.guards.disagreement.reward_models, start=1):
         scalar = load_scalar(field, path, config, lm, tokenizer, mesh)
-        found[f"score_{number}"] = rewards.from_model(scalar.model, scalar.params)
+        found[f"score_{number}"] = rewards.from_model(scalar.model, frozen(config, scalar.params))
     return found
 
 

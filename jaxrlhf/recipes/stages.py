@@ -167,6 +167,7 @@ def train(
     open_log: Callable[[int], MetricsWriter] | None = None,
     prepare: Callable[[], None] | None = None,
     watch: loop.Watch | None = None,
+    donate: bool = False,
 ) -> State:
     """`loop.fit` in the folder of a stage, with its checkpoints, its log and a progress bar.
 
@@ -202,6 +203,7 @@ def train(
                 hooks=hooks,
                 on_step=on_step,
                 watch=watch,
+                donate=donate,
                 profile=None if first is None else Profile(stage.folder / "profile", first),
             )
         finally:

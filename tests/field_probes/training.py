@@ -188,6 +188,7 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("ppo", "reward_function"): p(
         recipes.scores, "reward_function=recipe_probes:by_words", base=REWARD_RULE
     ),
+    ("ppo", "frozen_dtype"): p(recipes.reference_of_ppo, "frozen_dtype=bfloat16"),
     ("ppo", "chunk_size"): of("ppo", "update", "chunk_size=16"),
     ("ppo", "shown_completions"): p(
         recipes.completions, "shown_completions=2", base=HELD_OUT["ppo"]

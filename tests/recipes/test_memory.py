@@ -62,6 +62,9 @@ def test_what_an_adapter_run_keeps_is_exact():
     assert parts["Adam's moments"] == bytes_of(jax.eval_shape(optimizer.init, params)) - 8
     assert parts["base: policy"] == bytes_of(base) / 2 and "reference policy" not in parts
     assert parts["base: reward model"] == bytes_of(value) / 2 and "reward model" not in parts
+    whole = memory.ppo(config, Setting(frozen_bytes=2), new_tokens=6)
+    assert whole["reference policy"] == bytes_of(base) / 2  # `base` is float32 here
+    assert whole["reward model"] == bytes_of(value) / 2
     alone = memory.ppo(config, setting, new_tokens=6, reward_model=False)
     assert alone["base: reward model"] == 0  # the value network's base is the policy's
     tuned = memory.sft(config, setting)

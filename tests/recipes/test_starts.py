@@ -151,3 +151,29 @@ def test_a_kl_that_nothing_measures(overrides, says, tmp_path, capfd):
     argv = (*PPO, f"output_dir={tmp_path}/out", *overrides)
     assert micro.command(Path(), "ppo", *argv) == 2
     assert says in " ".join(capfd.readouterr().err.split())
+
+
+# Frozen models in bfloat16.
+
+
+def test_frozen_models_in_bfloat16_are_nearly_the_same_and_the_start_is_not_kept(tmp_path):
+    """bfloat16 has 8 bits: weights are off by 2^-9 at most, and a nat of log-prob by little more.
+
+    Resumed from its second update, it ends with the same weights.
+    """
+    config = PPOConfig.load(
+        None, (*PPO, "frozen_dtype=bfloat16", "policy=run/sft/model", f"output_dir={tmp_path}")
+    )
+    ppo.run(config)
+    whole, first = weights(tmp_path / "model"), kl(tmp_path)[0]
+    assert 0 < first < 0.01  # six tokens; 0 where the reference is the policy itself
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    (tmp_path / "done.json").unlink()
+    ppo.run(config)
+    resumed = weights(tmp_path / "model")
+    assert all(np.array_equal(x, resumed[name]) for name, x in whole.items())
+
+
+def test_frozen_models_in_bfloat16_are_not_for_adapters():
+    with pytest.raises(ConfigError, match="frozen_dtype = bfloat16: with lora the frozen models"):
+        PPOConfig.load(None, (*PPO, "frozen_dtype=bfloat16", "lora.rank=2"))
