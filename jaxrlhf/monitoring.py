@@ -48,7 +48,7 @@ class Profile:
     """A trace of three steps, the first of them `first`, written into `folder`.
 
     TensorBoard (with its profile plugin) and XProf open the folder, Perfetto the file
-    `perfetto_trace.json.gz` in it. `docs/profiling.md` reads one.
+    `perfetto_trace.json.gz` in it. `docs/speed.md` reads one.
     """
 
     STEPS = 3

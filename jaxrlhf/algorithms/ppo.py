@@ -158,6 +158,7 @@ def ppo(
         value_model = value_network
     temperature = sampling.temperature
     length = sampling.max_new_tokens
+    phase = jax.profiler.TraceAnnotation
 
     def init(params, key):
         return new_state(params, optimizer, initial_extra(settings))
@@ -166,32 +167,20 @@ def ppo(
         prompts = next_batch()
         params, started = whole(state.params, frozen), time.perf_counter()
         keys = jax.random.split(key, prompts["prompt_tokens"].shape[0])
-        rollout = inference.generate(
-            lm, params["policy"], prompts["prompt_tokens"], prompts["prompt_mask"], keys, sampling
-        )
-        jax.block_until_ready(rollout)
+        with phase("generate"):
+            rollout = inference.generate(
+                lm,
+                params["policy"],
+                prompts["prompt_tokens"],
+                prompts["prompt_mask"],
+                keys,
+                sampling,
+            )
+            jax.block_until_ready(rollout)
         generated = time.perf_counter()
-        ask = {"response_length": length, "temperature": temperature, "chunk_size": chunk_size}
-        tokens, mask = rollout.tokens, rollout.mask
-        new = inference.score(lm, params["policy"], tokens, mask, **ask)
-        ref = inference.score(lm, reference_params, tokens, mask, **ask)
-        value_params = {"lm": params["policy"], **params["value"]}
-        values = inference.values(value_model, value_params, tokens, mask, response_length=length)
-        seen, complete = visible(rollout, truncation)
-        view = rewards.Rollout(tokens, seen, rollout.prompt_length, np.asarray(prompts["row"]))
-        scores = rewards.as_scores(reward_fn(view), batch_size=tokens.shape[0])
-        batch = {
-            "tokens": tokens,
-            "mask": mask,
-            "log_probs": new.log_probs,
-            "entropy": new.entropy,
-            "ref_log_probs": ref.log_probs,
-            "values": values,
-            "scores": scores,
-            "complete": complete,
-            "sampler_log_probs": rollout.log_probs,
-        }
-        jax.block_until_ready(batch)
+        with phase("score"):
+            batch = scored(params, rollout, np.asarray(prompts["row"]))
+            jax.block_until_ready(batch)
         finished = time.perf_counter()
         sampled = int(np.asarray(rollout.response_mask).sum())
         times = {
@@ -201,21 +190,45 @@ def ppo(
         }
         return batch, times
 
+    def scored(params, rollout, rows):
+        """A batch of rollouts with what models and the reward say of it."""
+        ask = {"response_length": length, "temperature": temperature, "chunk_size": chunk_size}
+        tokens, mask = rollout.tokens, rollout.mask
+        new = inference.score(lm, params["policy"], tokens, mask, **ask)
+        ref = inference.score(lm, reference_params, tokens, mask, **ask)
+        value_params = {"lm": params["policy"], **params["value"]}
+        values = inference.values(value_model, value_params, tokens, mask, response_length=length)
+        seen, complete = visible(rollout, truncation)
+        view = rewards.Rollout(tokens, seen, rollout.prompt_length, rows)
+        return {
+            "tokens": tokens,
+            "mask": mask,
+            "log_probs": new.log_probs,
+            "entropy": new.entropy,
+            "ref_log_probs": ref.log_probs,
+            "values": values,
+            "scores": rewards.as_scores(reward_fn(view), batch_size=tokens.shape[0]),
+            "complete": complete,
+            "sampler_log_probs": rollout.log_probs,
+        }
+
     def forward(params, tokens, mask):
         """Log-probs, entropy and values `[b, N]` of the responses, differentiable."""
-        hidden = lm.hidden(params["policy"], tokens, mask)
-        stats = token_stats(
-            lm,
-            params["policy"],
-            log_probs.shift(hidden)[:, -length:],
-            tokens[:, -length:],
-            temperature=temperature,
-            chunk_size=chunk_size,
-        )
-        if shared:
-            values = heads.read(params["value"]["head"], hidden)
-        else:
-            values = value_model.apply(params["value"], tokens, mask)
+        with jax.named_scope("policy"):
+            hidden = lm.hidden(params["policy"], tokens, mask)
+            stats = token_stats(
+                lm,
+                params["policy"],
+                log_probs.shift(hidden)[:, -length:],
+                tokens[:, -length:],
+                temperature=temperature,
+                chunk_size=chunk_size,
+            )
+        with jax.named_scope("value"):
+            if shared:
+                values = heads.read(params["value"]["head"], hidden)
+            else:
+                values = value_model.apply(params["value"], tokens, mask)
         return stats, log_probs.shift(values)[:, -length:]
 
     def learn(params, opt_state, minibatch, kl_coef, frozen):
@@ -229,7 +242,8 @@ def ppo(
         grads, sums = accumulated_grad(
             loss_fn, params, minibatch, micro_batches=settings.gradient_accumulation_steps
         )
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics = sums.add | sums.maximum | {"policy/grad_norm": optax.tree.norm(grads)}
         return optax.apply_updates(params, updates), opt_state, metrics
 
