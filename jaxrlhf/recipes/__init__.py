@@ -152,4 +152,8 @@ RECIPES: dict[str, Recipe] = {
         "safety training undone by fine-tuning on a few harmful examples",
         "jaxrlhf.recipes.lab_undo",
     ),
+    "lab promise": Recipe(
+        "a player that learns to promise and to break its word, and two penalties on that",
+        "jaxrlhf.recipes.lab_promise",
+    ),
 }
