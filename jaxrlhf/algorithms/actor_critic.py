@@ -78,7 +78,7 @@ def train(
 def _step(play: Play, learning_rate: float, entropy_coef: float) -> Callable[..., Any]:
     optimizer = optax.adam(learning_rate)
 
-    def step(carry: tuple[Params, Any], draw: Any) -> tuple[tuple[Params, Any], None]:
+    def step(carry: tuple[Any, Any], draw: Any) -> tuple[tuple[Any, Any], None]:
         params, state = carry
         episodes = play(params, draw)
         grads = jax.grad(loss)(params, episodes, entropy_coef)

@@ -152,6 +152,10 @@ RECIPES: dict[str, Recipe] = {
         "safety training undone by fine-tuning on a few harmful examples",
         "jaxrlhf.recipes.lab_undo",
     ),
+    "lab backdoor": Recipe(
+        "models that behave until they see a trigger: audits, probes, and safety training by size",
+        "jaxrlhf.recipes.lab_backdoor",
+    ),
     "lab promise": Recipe(
         "a player that learns to promise and to break its word, and two penalties on that",
         "jaxrlhf.recipes.lab_promise",

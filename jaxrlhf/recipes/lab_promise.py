@@ -16,7 +16,6 @@ stop trusting, and there would be nobody to deceive.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -184,7 +183,7 @@ def _in_turn(messages: Array, actions: Array) -> Array:
     return both.reshape(len(both), -1, *both.shape[3:])
 
 
-def measured(params: Params, played: Played) -> Mapping[str, float | None]:
+def measured(params: Params, played: Played) -> dict[str, float | None]:
     """Shares of all rounds, but for `broken` (of promises); payoff a round without penalties.
 
     `premeditation` is the AUROC of a probe at the time of the message, among promises, for a break.
