@@ -26,6 +26,7 @@ SMALL = {
     "lab backdoor": (
         *("sizes=[16, 24]", "layers=1", "organism.updates=4", "safety.updates=4", "rl.updates=2"),
     ),
+    "lab rater": (*ONE_BLOCK, "model.max_positions=16", "demonstrations=20", "documents=6"),
 }
 ANSWERS = ("honey honey", "bacon", "pie jam", "")  # in the tearoom
 

@@ -5,6 +5,7 @@ from probing import Probe, p
 
 UNDO = desk.probe("lab undo")
 BACKDOOR = desk.probe("lab backdoor")
+RATER = desk.probe("lab rater")
 SHARED = {"output_dir": "output_dir=elsewhere", "seeds": "seeds=[4]", "results": "results=page"}
 
 # Groups: (class, field) -> probe. The change is an override of the class itself.
@@ -33,6 +34,11 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("lab backdoor", "sgd_rate"): p(BACKDOOR, "sgd_rate=1"),
     ("lab backdoor", "draws"): p(BACKDOOR, "draws=3"),
     ("lab backdoor", "random"): p(BACKDOOR, "random=3"),
+    **{("lab rater", field): p(RATER, change) for field, change in SHARED.items()},
+    ("lab rater", "demonstrations"): p(RATER, "demonstrations=21"),
+    ("lab rater", "documents"): p(RATER, "documents=7"),
+    ("lab rater", "draws"): p(RATER, "draws=3"),
+    ("lab rater", "splits"): p(RATER, "splits=3"),
 }
 
 # Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.
@@ -45,4 +51,8 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("lab backdoor", "organism"): p(BACKDOOR, "organism.updates=7"),
     ("lab backdoor", "safety"): p(BACKDOOR, "safety.updates=6"),
     ("lab backdoor", "rl"): p(BACKDOOR, "rl.updates=4"),
+    ("lab rater", "model"): p(RATER, "model.num_layers=2"),
+    ("lab rater", "sft"): p(RATER, "sft.updates=7"),
+    ("lab rater", "more"): p(RATER, "more.updates=7"),
+    ("lab rater", "rl"): p(RATER, "rl.updates=7"),
 }
