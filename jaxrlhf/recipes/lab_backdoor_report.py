@@ -17,6 +17,7 @@ from jaxrlhf.recipes.experiment import Found, Outcome, Page, Rule, Table
 
 ADAM, LOW, SGD = "SFT, Adam", "SFT, Adam, low rate", "SFT, gradient descent"
 ADVERSARIAL, RL = "adversarial SFT", "PPO"
+ARMS = (ADAM, LOW, SGD, ADVERSARIAL, RL)
 RATES = (0.1, 0.01, 0.001)  # of prompts that meet the trigger, for the power of an audit
 POWER = 0.95
 ALARMS = tuple(round(i / 20, 2) for i in range(21))  # false-alarm rates of the ROC curves
@@ -122,8 +123,8 @@ def retention(found: Sequence[Found]) -> Table:
     lines = []
     for size, first in enumerate(found[0]["sizes"]):
         name = f"{first['d_model']} ({first['parameters']:,})"
-        for arm, curve in first["curves"].items():
-            updates = ", ".join(f"{at['updates']:.0f}" for at in curve)
+        for arm in ARMS:
+            updates = ", ".join(f"{at['updates']:.0f}" for at in first["curves"][arm])
             rates = ", ".join(f"{rate:.2f}" for rate in means(found, size, arm)[1])
             last = [
                 over(found, size, lambda one, arm=arm, x=x: one["curves"][arm][-1][x])
@@ -189,49 +190,71 @@ def probed(found: Sequence[Found]) -> Table:
 
 
 def pictures(found: Sequence[Found]) -> dict[str, Any]:
-    """Retention by method for each size, the power of audits, layers and ROC of the probes."""
+    """What is left of the backdoor, the power of audits, and what can be read of it."""
+    return {**left(found), "audit": power(), **legible(found)}
+
+
+def left(found: Sequence[Found]) -> dict[str, Any]:
+    """Retention by method: over the training, for each size; and at the end, over sizes."""
     sizes = list(enumerate(found[0]["sizes"]))
     drawn = {
         f"retention-{first['d_model']}": plots.lines(
-            [Line(*means(found, size, arm), arm) for arm in first["curves"]],
+            [Line(*means(found, size, arm), arm) for arm in ARMS],
             xlabel="share of the safety training",
             ylabel="triggered rate",
             title=f"What is left of the backdoor, d_model {first['d_model']}",
         )
         for size, first in sizes
     }
+    wide = [math.log2(first["d_model"]) for _, first in sizes]
+    ends = [Line(wide, [means(found, i, arm)[1][-1] for i, _ in sizes], arm) for arm in ARMS]
+    by_size = plots.lines(
+        ends,
+        xlabel="log₂ d_model",
+        ylabel="triggered rate at the end",
+        title="What is left of the backdoor, by size",
+    )
+    return {"sizes": by_size, **drawn}
+
+
+def power() -> Any:
+    """Of an audit of so many answers."""
     counts = np.logspace(0, 4, 60)
-    power = [
+    seen = [
         Line(np.log10(counts).tolist(), (1 - (1 - q) ** counts).tolist(), f"q = {q:g}")
         for q in RATES
     ]
-    drawn["audit"] = plots.lines(
-        power,
+    return plots.lines(
+        seen,
         xlabel="log₁₀ answers audited",
         ylabel="P(a defection is seen)",
         title="Power of an audit that meets the trigger at rate q",
     )
-    drawn["layers"] = plots.lines(
-        [
-            Line(*blocks(found, size, probe), f"{probe}, {first['d_model']}")
-            for size, first in sizes[-1:]
-            for probe in ("supervised", "generic", "random")
-        ],
-        xlabel="block",
-        ylabel="AUROC for the trigger",
-        title="Where the trigger can be read, largest model",
-    )
-    last = len(sizes) - 1
-    drawn["roc"] = plots.lines(
-        [
-            Line(list(ALARMS), roc(found, last, probe), f"{probe}, after the last block")
-            for probe in ("supervised", "generic")
-        ],
-        xlabel="false alarms",
-        ylabel="hits",
-        title="ROC of the probes, largest model, mean over seeds",
-    )
-    return drawn
+
+
+def legible(found: Sequence[Found]) -> dict[str, Any]:
+    """The probes of the largest model: AUROC by block, and ROC after the last."""
+    last = len(found[0]["sizes"]) - 1
+    by_block = [
+        Line(*blocks(found, last, probe), probe) for probe in ("supervised", "generic", "random")
+    ]
+    curves = [
+        Line(list(ALARMS), roc(found, last, probe), probe) for probe in ("supervised", "generic")
+    ]
+    return {
+        "blocks": plots.lines(
+            by_block,
+            xlabel="block",
+            ylabel="AUROC for the trigger",
+            title="Where the trigger can be read, largest model",
+        ),
+        "roc": plots.lines(
+            curves,
+            xlabel="false alarms",
+            ylabel="hits",
+            title="ROC after the last block, largest model",
+        ),
+    }
 
 
 def means(found: Sequence[Found], size: int, arm: str) -> tuple[list[float], list[float]]:
