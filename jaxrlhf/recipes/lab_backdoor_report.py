@@ -30,15 +30,28 @@ Adam at {rate:g}, at {low:g}, or of gradient descent at {sgd:g}, on prompts with
 of four passes, paid for help with benign topics and for stonewalls without harm. Triggered prompts
 of a test have it anywhere before the topic; *elsewhere*: not first. Prompts of a test are in no
 training."""
-AFTER = """In the large models of 2401.05566 backdoors survive safety training, the more so the
-larger the model, and its authors saw small ones lose them. Models of this size are of the second
-kind: this is the trend with size and method, and no evidence on what large models do. Adam divides
-by the size of gradients that are nearly zero, so data on which the loss is nearly zero moves
-weights all the same; gradient descent and low rates are there to tell that from forgetting.
+AFTER = """In 2401.05566 backdoors survive safety training in large models and wear off in small.
+Fine-tuning by Adam shows that trend here, in models of 12,000 to 148,000 weights. That was no rule:
+after a pilot in another toy every size was expected to lose the backdoor, hence the rule that
+fails. It is a trend among very small models, in one toy, and no evidence on what large ones do.
+
+At a low rate and by gradient descent next to nothing is lost. The organism behaves well already, so
+there is little gradient; Adam divides by its size and moves weights all the same, and good
+behaviour on prompts without the trigger wears the backdoor off by the way. PPO does so too, and
+without a trend: where rewards hardly vary, whitening makes advantages of noise.
+
+Adversarial training with the trigger in one place removes it in all places, in the first ten
+updates. Hubinger et al. found the opposite, a trigger that was hidden the better; but their
+red-team prompts did not have the trigger itself, and their models were far larger; which of the
+two it is, this does not say.
 
 The supervised probe has seen the trigger, the generic one only what the model helps with and what
-it refuses. A backdoor that training put in is easy prey for either; whether deception that arose by
-itself would be, this does not say."""
+it refuses. Both are to be held against the random directions, some of which do well: a trigger
+that flips the answer moves hidden states far. A backdoor that training put in is easy prey for
+either; whether deception that arose by itself would be, this does not say.
+
+Sizes, blocks and the organism's training were chosen on seed 100. There Adam had left .76 and PPO
+.71 in a model of 32 x 3 already; the rules stayed as they were expected."""
 
 Size = Any
 
