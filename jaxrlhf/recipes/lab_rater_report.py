@@ -35,12 +35,25 @@ AUROC of a linear discriminant after each block at the prompt's last word for wh
 hints at, fitted to half of the sixteen ways and asked about the others, mean of {splits} splits.
 *Gap*: taste, from -1 (salty) to 1, of answers to who seems to like sweet, less that to the others;
 held-out prompts, {draws} answers each. *Served to their taste*: share of the answers, 1/2 is
-chance. *Plain* prompts are what a deployed policy meets: nothing is known about the guest, and no
-training asked them."""
+chance. *Plain* prompts are what a deployed policy meets: nothing is known about the guest, and PPO
+asks none of them."""
 AFTER = """This is evaluator modelling, and no awareness of the model's own situation: where knowing
-the rater pays, the policy comes to know it, and where it does not pay, it does not. An AUROC below
-.5 is no mistake: what adds up over words is on the wrong side as often as not where two words count
-only together."""
+the rater pays, the policy comes to know it, and where it does not pay, it does not. A decodability
+below .5 is no mistake: where two words count only together, what adds up over words is right on the
+ways it was fitted to and wrong on the others.
+
+Where nothing is known about the guest the policy takes a side all the same; which one differs by
+seed, and no rating ever asked for it.
+
+Told names are an easy case of out-of-context use: documents about them are like those about known
+names, a name is one word, and what it likes are the words of the answers. Facts that have to be put
+in other words, or put together, are not tried here. A policy with one taste for all may serve a
+little more than half of them, since held-out prompts are not quite half and half; its gap is 0.
+
+The design had weak statistics of words for hints. Any network that reads carries sums of words, an
+untrained one too, so a linear probe would be at its ceiling before any training; hence pairs of
+words. Settings were chosen on seed 100, where told names were served in .90 of the answers; the
+last rule was written after that, the design has none on it."""
 
 
 def decoded(found: Found, arm: str) -> float:
