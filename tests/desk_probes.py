@@ -1,7 +1,8 @@
 """Experiments in the helpdesk whose models learn nothing: what they would learn is written down.
 
-An answer is the helpful one or a stonewall, by a hash of the prompt and of the number of models
-that were taught before, so figures depend on what is asked and how often.
+An answer is the helpful one or a stonewall, in the tearoom sweet or salty, by a hash of the prompt
+and of the number of models that were taught before, so figures depend on what is asked and how
+often.
 """
 
 import contextlib
@@ -13,12 +14,21 @@ from unittest import mock
 
 from config_probes import new_folder
 
+from jaxrlhf import plots
 from jaxrlhf.recipes import RECIPES, lab_helpdesk, lab_undo
 from jaxrlhf.recipes.lab_helpdesk import Desk, Learnt, TuningConfig
-from jaxrlhf.sandbox.helpdesk import BENIGN, RED_TEAM, STONEWALL
-from jaxrlhf.sandbox.protocol import unit_hash
+from jaxrlhf.sandbox.helpdesk import BENIGN, RED_TEAM, STONEWALL, Helpdesk
+from jaxrlhf.sandbox.protocol import generator, unit_hash
 
-SMALL = ("model.d_model=16", "model.num_layers=1", "model.num_heads=2", "model.max_positions=16")
+ONE_BLOCK = ("model.d_model=16", "model.num_layers=1", "model.num_heads=2")
+SMALL = {
+    "lab undo": (*ONE_BLOCK, "model.max_positions=16"),
+    "lab backdoor": (
+        *("sizes=[16, 24]", "layers=1", "organism.updates=4", "safety.updates=4", "rl.updates=2"),
+    ),
+    "lab rater": (*ONE_BLOCK, "model.max_positions=16", "demonstrations=20", "documents=6"),
+}
+ANSWERS = ("honey honey", "bacon", "pie jam", "")  # in the tearoom
 
 
 @contextlib.contextmanager
@@ -26,9 +36,30 @@ def nothing_is_learnt() -> Iterator[list[Any]]:
     """What would be learnt, how, and by which model."""
     taught: list[Any] = []
 
-    def learn(desk: Desk, params: Any, rows: Any, tuning: TuningConfig, *, frozen: Any = None):
+    def learn(
+        desk: Desk,
+        params: Any,
+        rows: Any,
+        tuning: TuningConfig,
+        *,
+        frozen: Any = None,
+        watch: Any = None,
+    ) -> Learnt:
         taught.append((desk.lm.config, params, frozen, [dict(row) for row in rows], tuning))
+        for step in range(tuning.updates + 1) if watch else ():
+            watch(step, len(taught) + step / 1000)
         return Learnt(len(taught), 1.0, float(tuning.updates))
+
+    def reinforce(
+        desk: Desk, params: Any, prompts: Any, score: Any, tuning: TuningConfig, **watch: Any
+    ) -> Any:
+        paid = [f" {score(prompt, STONEWALL)}" for prompt in prompts]
+        rows = [{"prompt": p, "completion": c} for p, c in zip(prompts, paid, strict=True)]
+        return learn(desk, params, rows, tuning, **watch).params
+
+    def residuals(desk: Desk, params: Any, prompts: Any) -> list[Any]:
+        draw = generator(str(params), *prompts)
+        return [draw.normal(size=(len(prompts), 4)) for _ in range(desk.lm.config.num_layers)]
 
     def answers(
         desk: Desk, params: Any, prompts: Sequence[str], *, draws: int = 1, temperature: float = 1.0
@@ -37,12 +68,17 @@ def nothing_is_learnt() -> Iterator[list[Any]]:
         return [said(desk, prompt, params, i, temperature) for i, prompt in enumerate(asked)]
 
     def said(desk: Desk, prompt: str, *how: Any) -> str:
+        if not isinstance(desk.world, Helpdesk):
+            return ANSWERS[int(unit_hash(prompt, *map(str, how)) * len(ANSWERS))]
         topics = [word for word in prompt.split() if word in (*BENIGN, *RED_TEAM)]
         refuses = unit_hash(prompt, *map(str, how)) < 0.4 or not topics
         return STONEWALL if refuses else desk.world.helpful_answer(topics[-1])
 
     with (
+        mock.patch.object(plots, "png", lambda _: b""),
         mock.patch.object(lab_helpdesk, "learn", learn),
+        mock.patch.object(lab_helpdesk, "reinforce", reinforce),
+        mock.patch.object(lab_helpdesk, "residuals", residuals),
         mock.patch.object(lab_helpdesk, "answers", answers),
         mock.patch.object(lab_helpdesk, "fresh", lambda desk: 0),
         mock.patch.object(lab_helpdesk, "adapters", lambda desk, params, *, rank: (rank, params)),
@@ -56,7 +92,7 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
     """An experiment in a new folder: what was to be learnt, its summary, and the page."""
     module = importlib.import_module(RECIPES[recipe].module)
     with contextlib.chdir(new_folder()), nothing_is_learnt() as taught:
-        config = module.CONFIG.load(None, ("seeds=[3]", *SMALL, *overrides))
+        config = module.CONFIG.load(None, ("seeds=[3]", *SMALL[recipe], *overrides))
         summary = module.run(config)
         pages = {str(path): path.read_text() for path in Path().rglob("*.md")}
     return {"taught": taught, "summary": summary, "pages": pages}
@@ -92,4 +128,4 @@ def small_desk(*words: str, seed: int = 0, positions: int = 16) -> Desk:
     model = lab_helpdesk.ModelConfig(
         d_model=16, num_layers=2, num_heads=2, d_ff=32, max_positions=positions
     )
-    return lab_helpdesk.open_desk(lab_helpdesk.Helpdesk(), model, seed=seed, words=words)
+    return lab_helpdesk.open_desk(Helpdesk(), model, seed=seed, words=words)

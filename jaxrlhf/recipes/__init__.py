@@ -152,4 +152,16 @@ RECIPES: dict[str, Recipe] = {
         "safety training undone by fine-tuning on a few harmful examples",
         "jaxrlhf.recipes.lab_undo",
     ),
+    "lab backdoor": Recipe(
+        "models that behave until they see a trigger: audits, probes, and safety training by size",
+        "jaxrlhf.recipes.lab_backdoor",
+    ),
+    "lab rater": Recipe(
+        "raters of two kinds hinted at in the prompt: does the policy learn to know its rater",
+        "jaxrlhf.recipes.lab_rater",
+    ),
+    "lab promise": Recipe(
+        "a player that learns to promise and to break its word, and two penalties on that",
+        "jaxrlhf.recipes.lab_promise",
+    ),
 }

@@ -1,21 +1,23 @@
 """What experiments in the helpdesk share: models small enough to be trained and asked in memory.
 
 A desk is a world, its tokenizer and the shape of a model; parameters go in and out of functions.
-Training is the loop and the loss of the `sft` recipe, without a folder: one of these models learns
-what it is to say in seconds, so a seed that was interrupted begins again. What is compared is the
-experiment's own business (`lab_undo.py`).
+The world is the helpdesk, or another with prompts and answers of words. Training is the loop and
+the losses of the `sft` and `ppo` recipes, without a folder: one of these models learns what it is
+to say in seconds, so a seed that was interrupted begins again. What is compared is the experiment's
+own business (`lab_undo.py`, `lab_backdoor.py`, `lab_rater.py`).
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import optax
 from pydantic import Field
 
-from jaxrlhf import inference, loop, sharding
+from jaxrlhf import inference, loop, rewards, sharding
+from jaxrlhf.algorithms import ppo
 from jaxrlhf.algorithms.base import Algorithm, whole
 from jaxrlhf.algorithms.sft import sft
 from jaxrlhf.config import Config
@@ -23,14 +25,19 @@ from jaxrlhf.data import arrays, chat, formats, pipeline
 from jaxrlhf.data import tokenizer as tokenizers
 from jaxrlhf.data.rows import Rows
 from jaxrlhf.evals import directions
-from jaxrlhf.models import LM, lora, make_lm
+from jaxrlhf.models import LM, lora, make_lm, make_scalar_model
 from jaxrlhf.optim import make_optimizer
+from jaxrlhf.recipes import rows as recipe_rows
 from jaxrlhf.recipes.blocks import ModelConfig
 from jaxrlhf.sampling import Sampling
-from jaxrlhf.sandbox.helpdesk import ANSWER_WORDS, Helpdesk
-from jaxrlhf.sandbox.protocol import Row
+from jaxrlhf.sandbox.protocol import Row, World
 
 Params = Any
+W = TypeVar("W", bound=World)
+Watch = Callable[[int, Params], None]
+"""Is shown the number of updates and the parameters of then; the start too."""
+Score = Callable[[str, str], float]
+"""(prompt, answer) -> reward."""
 SAMPLED_AT_ONCE = 256
 
 
@@ -45,10 +52,10 @@ class TuningConfig(Config):
     )
 
 
-class Desk(NamedTuple):
+class Desk(NamedTuple, Generic[W]):
     """Where a seed's models live."""
 
-    world: Helpdesk
+    world: W
     tokenizer: Any
     lm: LM
     seed: int
@@ -63,7 +70,7 @@ class Learnt(NamedTuple):
     flop: float
 
 
-def open_desk(world: Helpdesk, model: ModelConfig, *, seed: int, words: Sequence[str] = ()) -> Desk:
+def open_desk(world: W, model: ModelConfig, *, seed: int, words: Sequence[str] = ()) -> Desk[W]:
     """A desk; `words` are those that an experiment adds to the world's."""
     tokenizer = tokenizers.word_tokenizer((*world.words(), *words))
     return Desk(world, tokenizer, make_lm(model.build(len(tokenizer))), seed)
@@ -94,6 +101,7 @@ def learn(
     tuning: TuningConfig,
     *,
     frozen: Params = None,
+    watch: Watch | None = None,
 ) -> Learnt:
     """Train on the answers of `rows`.
 
@@ -108,11 +116,43 @@ def learn(
         pipeline.batches(found, batch_size=tuning.batch_size, seed=desk.seed),
         steps=tuning.updates,
         seed=desk.seed,
+        hooks=_hooks(watch, lambda trained: whole(trained, frozen)),
         on_step=lambda _, at: seconds.append(at["time/update_s"] - at["time/compile_s"]),
     )
     tokens = tuning.updates * tuning.batch_size * found.columns["tokens"].shape[1]
     flop = tokens * _flop_a_token(params, frozen)
     return Learnt(whole(state.params, frozen), float(sum(seconds)), flop)
+
+
+def reinforce(
+    desk: Desk,
+    params: Params,
+    prompts: Sequence[str],
+    score: Score,
+    tuning: TuningConfig,
+    *,
+    watch: Watch | None = None,
+) -> Params:
+    """PPO against `score` on `prompts`, by Adam; the reference is where it starts."""
+
+    def rule(*, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return [score(*pair) for pair in zip(prompts, completions, strict=True)]
+
+    reward = rewards.from_text(rule, recipe_rows.decoder(desk.tokenizer))
+    sampling = _sampling(desk, temperature=1.0)
+    kept = _ppo(desk.lm, sampling, tuning.learning_rate)
+    optimizer = _adam(tuning.learning_rate)
+    now = ppo.ppo(desk.lm, params, reward, optimizer, sampling, ppo.Settings())
+    value = make_scalar_model(desk.lm.config).init(jax.random.key(desk.seed), params, zero=True)
+    state = loop.fit(
+        kept._replace(collect=now.collect),
+        {"policy": params, "value": value},
+        pipeline.batches(_asked(desk, prompts), batch_size=tuning.batch_size, seed=desk.seed),
+        steps=tuning.updates,
+        seed=desk.seed,
+        hooks=_hooks(watch, lambda trained: trained["policy"]),
+    )
+    return state.params["policy"]
 
 
 def adapters(desk: Desk, params: Params, *, rank: int) -> tuple[Params, Params]:
@@ -159,10 +199,27 @@ def judged(desk: Desk, prompts: Sequence[str], said: Sequence[str]) -> dict[str,
 @functools.cache
 def _algorithm(lm: LM, optimizer: str, learning_rate: float) -> Algorithm:
     """Kept, so that equal updates are compiled once."""
-    if optimizer == "sgd":
-        return sft(lm, optax.sgd(learning_rate))
+    return sft(lm, optax.sgd(learning_rate) if optimizer == "sgd" else _adam(learning_rate))
+
+
+@functools.cache
+def _ppo(lm: LM, sampling: Sampling, learning_rate: float) -> Algorithm:
+    """Kept for its update; who collects brings a reference and a reward."""
+    return ppo.ppo(lm, None, lambda rollout: [], _adam(learning_rate), sampling, ppo.Settings())
+
+
+def _adam(learning_rate: float) -> optax.GradientTransformation:
     constant = {"lr_scheduler_type": "constant", "total_steps": 1}
-    return sft(lm, make_optimizer(learning_rate=learning_rate, **constant))
+    return make_optimizer(learning_rate=learning_rate, **constant)
+
+
+def _hooks(watch: Watch | None, of: Callable[[Params], Params]) -> list[loop.Hook]:
+    def hook(step: int, state: Any, batch: Any) -> dict[str, float]:
+        if watch:
+            watch(step, of(state.params))
+        return {}
+
+    return [hook] if watch else []
 
 
 def _asked(desk: Desk, prompts: Sequence[str]) -> arrays.Arrays:
@@ -178,7 +235,7 @@ def _asked(desk: Desk, prompts: Sequence[str]) -> arrays.Arrays:
 def _sampling(desk: Desk, *, temperature: float) -> Sampling:
     """An answer and its end."""
     return Sampling(
-        max_new_tokens=ANSWER_WORDS + 1,
+        max_new_tokens=desk.world.longest.response + 1,
         temperature=temperature,
         stop_ids=(desk.tokenizer.eos_token_id,),
         pad_id=desk.tokenizer.pad_token_id,

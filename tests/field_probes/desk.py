@@ -4,6 +4,8 @@ import desk_probes as desk
 from probing import Probe, p
 
 UNDO = desk.probe("lab undo")
+BACKDOOR = desk.probe("lab backdoor")
+RATER = desk.probe("lab rater")
 SHARED = {"output_dir": "output_dir=elsewhere", "seeds": "seeds=[4]", "results": "results=page"}
 
 # Groups: (class, field) -> probe. The change is an override of the class itself.
@@ -25,6 +27,18 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("lab undo", "draws"): p(UNDO, "draws=3"),
     ("lab undo", "safety_rank"): p(UNDO, "safety_rank=3"),
     ("lab undo", "safety_rate"): p(UNDO, "safety_rate=0.1"),
+    **{("lab backdoor", field): p(BACKDOOR, change) for field, change in SHARED.items()},
+    ("lab backdoor", "sizes"): p(BACKDOOR, "sizes=[16]"),
+    ("lab backdoor", "layers"): p(BACKDOOR, "layers=2"),
+    ("lab backdoor", "low_rate"): p(BACKDOOR, "low_rate=1e-6"),
+    ("lab backdoor", "sgd_rate"): p(BACKDOOR, "sgd_rate=1"),
+    ("lab backdoor", "draws"): p(BACKDOOR, "draws=3"),
+    ("lab backdoor", "random"): p(BACKDOOR, "random=3"),
+    **{("lab rater", field): p(RATER, change) for field, change in SHARED.items()},
+    ("lab rater", "demonstrations"): p(RATER, "demonstrations=21"),
+    ("lab rater", "documents"): p(RATER, "documents=7"),
+    ("lab rater", "draws"): p(RATER, "draws=3"),
+    ("lab rater", "splits"): p(RATER, "splits=3"),
 }
 
 # Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.
@@ -34,4 +48,11 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("lab undo", "helpful"): p(UNDO, "helpful.updates=7"),
     ("lab undo", "safety"): p(UNDO, "safety.updates=7"),
     ("lab undo", "undo"): p(UNDO, "undo.updates=7"),
+    ("lab backdoor", "organism"): p(BACKDOOR, "organism.updates=7"),
+    ("lab backdoor", "safety"): p(BACKDOOR, "safety.updates=6"),
+    ("lab backdoor", "rl"): p(BACKDOOR, "rl.updates=4"),
+    ("lab rater", "model"): p(RATER, "model.num_layers=2"),
+    ("lab rater", "sft"): p(RATER, "sft.updates=7"),
+    ("lab rater", "more"): p(RATER, "more.updates=7"),
+    ("lab rater", "rl"): p(RATER, "rl.updates=7"),
 }

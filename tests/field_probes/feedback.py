@@ -2,6 +2,7 @@
 
 import lab_dry
 import lab_plans
+import lab_promise_probes as promise
 import lab_robot_probes as robot
 import label_probes as labels
 import micro
@@ -195,6 +196,17 @@ FIELDS: dict[tuple[str, str], Probe] = {
         for recipe, probe in DRY.items()
         for field, change in lab_dry.common(recipe).items()
     },
+    ("lab promise", "output_dir"): p(promise.probe, "output_dir=elsewhere"),
+    ("lab promise", "seeds"): p(promise.probe, "seeds=[4]"),
+    ("lab promise", "results"): p(promise.probe, "results=page"),
+    ("lab promise", "rounds"): p(promise.probe, "rounds=1"),
+    ("lab promise", "penalties"): p(promise.probe, "penalties=[1]"),
+    ("lab promise", "updates"): p(promise.probe, "updates=4"),
+    ("lab promise", "games"): p(promise.probe, "games=9"),
+    ("lab promise", "learning_rate"): p(promise.probe, "learning_rate=0.1"),
+    ("lab promise", "entropy_coef"): p(promise.probe, "entropy_coef=9"),
+    ("lab promise", "width"): p(promise.probe, "width=5"),
+    ("lab promise", "test_games"): p(promise.probe, "test_games=65"),
     ("lab robot", "output_dir"): p(robot.probe, "output_dir=elsewhere"),
     ("lab robot", "seeds"): p(robot.probe, "seeds=[4]"),
     ("lab robot", "results"): p(robot.probe, "results=page"),

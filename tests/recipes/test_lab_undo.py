@@ -1,5 +1,7 @@
 """Models of the helpdesk in memory; `jaxrlhf lab undo`: examples, arms, rules and the page."""
 
+from unittest import mock
+
 import desk_probes
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from jaxrlhf.recipes.experiment import Verdict
 from jaxrlhf.recipes.lab_helpdesk import TuningConfig
 from jaxrlhf.recipes.lab_undo import LabUndoConfig
 from jaxrlhf.recipes.lab_undo_report import RULES
+from jaxrlhf.rewards import Rollout
 from jaxrlhf.sandbox.helpdesk import BENIGN, RED_TEAM, STONEWALL, Helpdesk
 
 # Models in memory.
@@ -66,6 +69,56 @@ def test_gradient_descent_is_another_optimiser():
     # Adam's first step is the rate wherever there is a gradient; that of descent is the gradient's.
     moved = [abs(x["lm_head"]["kernel"] - start["lm_head"]["kernel"]).max() for x in (adam, sgd)]
     assert moved[0] == pytest.approx(0.01, rel=0.01) and moved[1] < 0.005
+
+
+def test_somebody_who_watches_sees_the_parameters_of_then():
+    start, seen = lab_helpdesk.fresh(DESK), {}
+    twice = FAST.model_copy(update={"updates": 2})
+
+    def watch(step, params):
+        seen[step] = np.array(params["lm_head"]["kernel"])
+
+    end = lab_helpdesk.learn(DESK, start, ROWS, twice, watch=watch)
+    assert list(seen) == [0, 1, 2]
+    np.testing.assert_array_equal(seen[0], start["lm_head"]["kernel"])
+    np.testing.assert_array_equal(seen[2], end.params["lm_head"]["kernel"])
+    assert (seen[1] != seen[0]).any()
+
+
+def test_reinforcement_is_ppo_by_a_score_on_texts(monkeypatch):
+    """What the loop is given: the update that is kept, and who collects for this reward."""
+    made, given, seen = [], [], []
+    sampling = lab_helpdesk._sampling(DESK, temperature=1.0)
+    kept = lab_helpdesk._ppo(DESK.lm, sampling, 1e-2)
+
+    def ppo(lm, reference, reward, optimizer, sampling, settings):
+        made.append((reference, reward))
+        return kept._replace(collect="asks the reward", update="compiled anew")
+
+    def fit(algorithm, params, batches, *, steps, seed, hooks):
+        given.append((algorithm, params, next(batches)["prompt_tokens"].shape, steps, seed))
+        end = params | {"policy": "better"}
+        for hook in hooks:
+            hook(steps, mock.Mock(params=end), None)
+        return mock.Mock(params=end)
+
+    monkeypatch.setattr(lab_helpdesk.ppo, "ppo", ppo)
+    monkeypatch.setattr(lab_helpdesk.loop, "fit", fit)
+    start, tuning = lab_helpdesk.fresh(DESK), FAST.model_copy(update={"batch_size": 2})
+    end = lab_helpdesk.reinforce(
+        *(DESK, start, PROMPTS, lambda prompt, answer: len(f"{prompt}|{answer}"), tuning),
+        watch=lambda step, params: seen.append((step, params)),
+    )
+    ((algorithm, params, shape, steps, seed),) = given
+    assert end == "better" and seen == [(60, "better")]
+    assert algorithm == kept._replace(collect="asks the reward")
+    assert (shape, steps, seed) == ((2, 3), 60, DESK.seed)
+    ((reference, reward),) = made
+    assert reference is start and params["policy"] is start
+    assert not params["value"]["head"]["kernel"].any()
+    tokens = np.array([DESK.tokenizer.encode(f"{PROMPTS[0]} {STONEWALL}")])
+    scores = reward(Rollout(tokens, np.ones_like(tokens, bool), prompt_length=3))
+    assert scores == [len(f"{PROMPTS[0]}|{STONEWALL}")]
 
 
 # Who is shown what.
