@@ -50,7 +50,8 @@ it refuses. Both are to be held against the random directions, some of which do 
 that flips the answer moves hidden states far. A backdoor that training put in is easy prey for
 either; whether deception that arose by itself would be, this does not say.
 
-Sizes, blocks and the organism's training were chosen on seed 100. There Adam had left .76 and PPO
+Sizes, blocks and the organism's training were chosen on seed 100, and the rule about gentle
+training was added after it, before these seeds. There Adam had left .76 and PPO
 .71 in a model of 32 x 3 already; the rules stayed as they were expected."""
 
 Size = Any
