@@ -42,11 +42,11 @@ in which one is trusted worth less, and so betrayal cheaper. The probe does not 
 the largest, and need not: who promises on a forecast of nearly as much as trust is worth is more
 likely to break its word later, planned or not.
 
-Settings were chosen on seed 100 alone; so was the .05 of the first rule, which had been .1. With forecasts from -2 to 6 a player with a penalty on the
-message never promised again: where trust is worth little, most promises are lies. With an entropy
-bonus of .03 it had settled on promises before the penalty told, and kept on lying at a loss; .15
-keeps it trying. All of this is a player of a thousand weights in a game of two numbers; nothing
-here is about intent."""
+Settings were chosen on seed 100 alone; so was the .05 of the first rule, which had been .1. With
+forecasts from -2 to 6 a player with a penalty on the message never promised again: where trust is
+worth little, most promises are lies. With an entropy bonus of .03 it had settled on promises before
+the penalty told, and kept on lying at a loss; .15 keeps it trying. All of this is a player of a
+thousand weights in a game of two numbers; nothing here is about intent."""
 
 
 def key(kind: str, size: float) -> str:

@@ -52,8 +52,8 @@ little more than half of them, since held-out prompts are not quite half and hal
 
 The design had weak statistics of words for hints. Any network that reads carries sums of words, an
 untrained one too, so a linear probe would be at its ceiling before any training; hence pairs of
-words. Settings and the thresholds of decodability were chosen on seed 100, where told names were served in .90 of the answers; the
-last rule was written after that, the design has none on it."""
+words. Settings and the thresholds of decodability were chosen on seed 100, where told names were
+served in .90 of the answers; the last rule was written after that, the design has none on it."""
 
 
 def decoded(found: Found, arm: str) -> float:
