@@ -209,7 +209,6 @@ CASES = {
     "micro-batches of minibatches": case(
         f"{PPO} ppo.num_mini_batches=4 ppo.gradient_accumulation_steps=4", "a minibatch = 2"
     ),
-    "only a mean drops tokens": case(f"{REWARD} pool_dropout=0.5", "needs pooling: mean"),
     "a zero head has no scale": case(f"{REWARD} zero_head=true", "set normalize_before: false"),
     "no model named": case("sample prompts.files=[prompts.jsonl]", "model_path", "needs a value"),
     "no policy named": case("ppo", "policy", "needs a value"),

@@ -266,7 +266,6 @@ def companions(path: str) -> tuple[str, ...]:
         "ppo.ppo.kl_in": ("ppo.ppo.kl_estimator=k2",),
         "ppo.stop_kl": ("ppo.eval_steps=2",),
         "reward.zero_head": ("reward.normalize_before=false",),
-        "reward.pool_dropout": ("reward.pooling=mean",),
     }
     return needed.get(path, ())
 

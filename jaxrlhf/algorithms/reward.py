@@ -6,7 +6,6 @@ rate; or differences of scores are regressed onto differences of ratings. Normal
 model is the recipe's job (`models.heads.affine`).
 """
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -30,7 +29,6 @@ def reward(
     center_rewards_coefficient: float = 0.0,
     lapse: float = 0.0,
     huber_delta: float | None = None,
-    pool_dropout: float = 0.0,
     frozen: Params = None,
 ) -> Algorithm:
     """Minimise -weight log sigmoid(score(chosen) - score(rejected) - margin), mean over pairs.
@@ -45,9 +43,6 @@ def reward(
       center_rewards_coefficient: weight of (chosen + rejected)^2, which keeps scores near 0.
       lapse: share of labels assumed to be coin flips (Christiano et al. 2017, 2.2.3).
       huber_delta: nats from which on the regression is straight; None: Bradley-Terry.
-      pool_dropout: share of a text's tokens that its mean leaves out, drawn anew in every update;
-        for a model with mean pooling. All are read (Iyyer et al. 2015, section 3.1, "word dropout",
-        does not read them either).
       frozen: `{"lm": lora.frozen(...)}`; what trains is then `{"lm": adapters, "head": ...}`.
     Batches: `chosen_tokens` `[B, T]`, `chosen_mask`, `rejected_tokens`, `rejected_mask`, `label`
     `[B]` = P(chosen is better), `margin` `[B]` in nats, `weight` `[B]`, how much
@@ -69,20 +64,8 @@ def reward(
             chosen, rejected, margin=rows["margin"], label=rows["label"], lapse=lapse
         )
 
-    def counted(batch, key):
-        """Which tokens a mean is taken over."""
-        sides = zip(("chosen", "rejected"), jax.random.split(key), strict=True)
-        return {
-            f"{side}_counted": jax.random.bernoulli(
-                key, 1 - pool_dropout, batch[f"{side}_mask"].shape
-            )
-            for side, key in sides
-        }
-
     def update(state, batch, key, frozen=None):
         total = batch["label"].shape[0]
-        if pool_dropout:
-            batch = batch | counted(batch, key)
 
         def loss_fn(params, rows):
             chosen, rejected = pair_scores(model, whole(params, frozen), rows)
@@ -114,11 +97,7 @@ def reward(
 
 def pair_scores(model, params, rows):
     """Scores `[B]` of the chosen and of the rejected texts, from one forward pass."""
-
-    def both(name):
-        return jnp.concatenate([rows[f"chosen_{name}"], rows[f"rejected_{name}"]])
-
-    counted = (both("counted"),) if "chosen_counted" in rows else ()
-    scores = model.scores(params, both("tokens"), both("mask"), *counted)
-    chosen, rejected = jnp.split(scores, 2)
+    tokens = jnp.concatenate([rows["chosen_tokens"], rows["rejected_tokens"]])
+    mask = jnp.concatenate([rows["chosen_mask"], rows["rejected_mask"]])
+    chosen, rejected = jnp.split(model.scores(params, tokens, mask), 2)
     return chosen, rejected

@@ -178,15 +178,12 @@ def _scores(
     params: Params,
     tokens: jax.Array,
     mask: jax.Array,
-    counted: jax.Array | None = None,
 ) -> jax.Array:
     """Scores `[B]` float32: the value at the last real token, whatever side the padding is on.
 
-    With mean pooling: the mean of the values at all real tokens, or at those of them that are
-    `counted` `[B, T]`. A row with none scores 0.
+    With mean pooling: the mean of the values at all real tokens. An empty row scores 0.
     """
-    counted = mask if counted is None else mask & counted
-    return _pooled(_apply(lm, final_norm, params, tokens, mask), counted, pooling)
+    return _pooled(_apply(lm, final_norm, params, tokens, mask), mask, pooling)
 
 
 def _class_logits(

@@ -56,12 +56,6 @@ class RewardConfig(blocks.SupervisedConfig):
         default="last",
         description="the score of a text: the value at its last token, or the mean over its tokens",
     )
-    pool_dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="pooling: mean; share of the tokens that it leaves out in training, at random",
-    )
     zero_head: bool = Field(
         default=False,
         description="the score starts at 0 for every text (needs normalize_before: false)",
@@ -119,14 +113,6 @@ class RewardConfig(blocks.SupervisedConfig):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _only_a_mean_drops(self) -> Self:
-        if self.pool_dropout and self.pooling != "mean":
-            raise ValueError(
-                f"pool_dropout = {self.pool_dropout}: needs pooling: mean, of which it drops tokens"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
     def _zero_has_no_scale(self) -> Self:
         if self.zero_head and self.normalize_before:
             raise ValueError(
@@ -166,7 +152,6 @@ def run(config: RewardConfig) -> dict[str, Any]:
         center_rewards_coefficient=config.center_rewards_coefficient,
         lapse=config.lapse,
         huber_delta=config.huber_delta if config.loss == "regression" else None,
-        pool_dropout=config.pool_dropout,
         frozen=parts.frozen,
     )
 

@@ -3,11 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tables
-
-from jaxrlhf.algorithms.reward import reward
 
 SETTINGS = {"center_rewards_coefficient": 0.1, "lapse": 0.1}
 
@@ -161,43 +158,3 @@ def test_a_weight_of_two_is_the_pair_twice_and_of_nothing_is_the_pair_left_out(p
     other, other_metrics = plain.update(plain.state, {**twice, "weight": jnp.ones(4)}, plain.key)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.params, other.params)
     assert float(metrics["loss"]) == pytest.approx(float(other_metrics["loss"]), rel=1e-6)
-
-
-# ------------------------------------------------------------------ dropout of a mean
-
-
-def test_a_mean_leaves_tokens_out_at_random_whatever_the_pieces():
-    """A token's value is its id. Rejected texts are all ones: their mean is 1, whichever are kept.
-
-    Chosen ones are half zeros, half twos: of the 200 or so that are kept the mean is 1 with a
-    standard deviation of sqrt(1/200 - 1/400) = .05, as a half is drawn without replacement.
-    """
-    length = 400
-    model = tables.SCALAR._replace(pooling="mean", scores=mean_scores)
-    ones = jnp.ones((4, length), jnp.int32)
-    halves = jnp.tile(jnp.array([0, 2], jnp.int32), (4, length // 2))
-    rows = {
-        "chosen_tokens": halves,
-        "chosen_mask": ones > 0,
-        "rejected_tokens": ones,
-        "rejected_mask": ones > 0,
-        "label": jnp.ones(4),
-        "margin": jnp.zeros(4),
-        "weight": jnp.ones(4),
-    }
-    params, found = {"head": {"kernel": jnp.ones(1), "bias": jnp.zeros(())}}, {}
-    for pieces in (1, 2):
-        algorithm = reward(model, optax.sgd(0.0), micro_batches=pieces, pool_dropout=0.5)
-        state = algorithm.init(params, jax.random.key(0))
-        for seed in (0, 1):
-            metrics = algorithm.update(state, rows, jax.random.key(seed))[1]
-            found[pieces, seed] = float(metrics["margin"])
-    # the mean of four differences, each of standard deviation .05: .025
-    assert all(0 < abs(margin) < 4 * 0.025 for margin in found.values())
-    assert found[1, 0] == pytest.approx(found[2, 0], abs=1e-6) != pytest.approx(found[1, 1])
-
-
-def mean_scores(params, tokens, mask, counted):
-    values = tokens * params["head"]["kernel"][0]
-    kept = mask & counted
-    return jnp.sum(jnp.where(kept, values, 0.0), axis=1) / jnp.sum(kept, axis=1)

@@ -139,7 +139,6 @@ GROUPS: dict[tuple[str, str], Probe] = {
 FIELDS: dict[tuple[str, str], Probe] = {
     **COMMON,
     ("sft", "group_by_length"): of("sft", "batch", "group_by_length=true"),
-    ("reward", "pool_dropout"): of("reward", "update", "pool_dropout=0.5", base=("pooling=mean",)),
     ("reward", "group_by_length"): of("reward", "batch", "group_by_length=true"),
     ("sft", "gradient_accumulation_steps"): of("sft", "update", "gradient_accumulation_steps=2"),
     ("sft", "model_path"): of("sft", "params", "model_path=run/sft/model"),
