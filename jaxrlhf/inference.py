@@ -77,6 +77,16 @@ def generate(
     return _generate(lm, params, prompts, prompt_mask, keys, sampling)
 
 
+@jax.jit
+def answer_keys(root: jax.Array, prompts: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Keys `[M, K]` for answers `numbers` `[K]` to `prompts` `[M]`, both integers.
+
+    Each depends on the two numbers and `root` alone, whatever the batch it is in.
+    """
+    fold = jax.random.fold_in
+    return jax.vmap(lambda row: jax.vmap(lambda n: fold(fold(root, row), n))(numbers))(prompts)
+
+
 @functools.partial(jax.jit, static_argnames=("lm",))
 def decode_weights(lm: LM, params: Params) -> Params:
     """What `stream` reads: the parameters laid out for decoding, made once for many answers."""

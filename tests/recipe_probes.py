@@ -333,7 +333,8 @@ def reference_of_ppo(*overrides: str) -> str:
 def arrives(*overrides: str) -> list[str]:
     """Whether PPO ends, by the KL of an evaluation."""
     given = training_stage("ppo", *overrides).given
-    given["open_log"](0).close()
+    with contextlib.chdir(new_folder()):
+        given["open_log"](0).close()
     return [repr(given["watch"](1, {"eval/kl": kl})) for kl in (2.0, 4.0)]
 
 

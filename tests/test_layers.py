@@ -24,7 +24,8 @@ ONLY = {
     "losses": ("losses",),
     "models": ("models", "errors"),
     "sampling": ("models", "errors"),
-    "inference": ("losses", "models", "sampling", "errors"),
+    "continuous": ("models", "sampling"),
+    "inference": ("continuous", "losses", "models", "sampling", "errors"),
     "rewards": ("inference", "losses", "models", "errors"),
     "constitutional": (
         *("constitutional", "sampling", "inference", "data", "models", "sharding", "config"),
@@ -63,7 +64,7 @@ MESH_FREE = (
     *("evals", "hf"),
 )
 # `hf.weights` writes layers into a stacked leaf in place while it loads; nothing is computed there.
-JIT_SITES = {"loop": 3, "inference": 10, "hf.weights": 1}
+JIT_SITES = {"loop": 3, "inference": 11, "hf.weights": 1}
 
 Modules = dict[str, ast.Module]
 

@@ -160,7 +160,7 @@ def answers(config: SampleConfig, path: str, stage: stages.Stage, *, number: int
                 params,
                 placed["prompt_tokens"],
                 placed["prompt_mask"],
-                answer_keys(jax.random.key(config.seed), batch["row"], numbers),
+                inference.answer_keys(jax.random.key(config.seed), batch["row"], numbers),
                 sampling,
             )
             view = rewards.Rollout(rollout.tokens, rollout.mask, rollout.prompt_length)
@@ -176,13 +176,6 @@ def answers(config: SampleConfig, path: str, stage: stages.Stage, *, number: int
                 made[row] = found.at_row(row).prompt, drawn[i * each : (i + 1) * each]
             bar.advance(int(valid.sum()))
     return made
-
-
-@jax.jit
-def answer_keys(root: jax.Array, prompts: jax.Array, numbers: jax.Array) -> jax.Array:
-    """`[M, K]` keys: of answer k to prompt m, whatever the batch it is in."""
-    fold = jax.random.fold_in
-    return jax.vmap(lambda row: jax.vmap(lambda n: fold(fold(root, row), n))(numbers))(prompts)
 
 
 def without_repetition(answers: list[Answer]) -> list[Answer]:

@@ -102,6 +102,7 @@ def test_commands_take_an_adapter_for_a_model(home, capfd):
     assert micro.command(home, "inspect", "better/adapter", "recipe=ppo") == 0
     assert "holds language model" in " ".join(capfd.readouterr().out.split())
     ask = ("prompt=the cook", "sampling.temperature=0", "sampling.response_length=6")
+    ask += ("sampling.min_new_tokens=6",)
     answers = []
     for name in ("better/adapter", "better/model"):
         assert micro.command(home, "generate", name, *ask) == 0
