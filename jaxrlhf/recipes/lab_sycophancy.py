@@ -51,13 +51,13 @@ class LabSycophancyConfig(LabConfig):
         default="configs/lab_sycophancy.yaml",
         description="config of the rlhf recipe, in the sandbox world quiz",
     )
-    updates: int = Field(default=125, ge=1, description="of every reward model")
+    updates: int = Field(default=300, ge=1, description="of every reward model")
     ratios: tuple[float, ...] = Field(
         default=(0.0, 0.5, 1.0),
         min_length=1,
         description="worth of agreement, that of truth being 1",
     )
-    pairs: int = Field(default=4000, ge=1, description="that a reward model learns from")
+    pairs: int = Field(default=8000, ge=1, description="that a reward model learns from")
     test_pairs: int = Field(default=400, ge=1, description="labelled alike, to test it on")
     ppo_updates: int = Field(default=40, ge=1, description="of PPO against each reward")
 

@@ -35,7 +35,13 @@ answers that a wrong belief turns. All on held-out questions. Remedies at ratio 
 reward model never sees beliefs."""
 AFTER = """Held-out questions are about the same subjects as the training questions, in other words
 and with other beliefs: what is measured is whom the policy answers, not whether it learns new
-facts."""
+facts.
+
+Settings were chosen on seed 0. There, a first policy that knew the subjects less (150 updates
+instead of 600) and reward models of 4,000 pairs and 125 updates learnt what reasons are worth and
+no truth: truth to the wrong fell to .45 even where labellers liked no agreement. With 300 updates
+and a KL coefficient of .05 the policy said what scores highest, however little higher: truth to the
+wrong was .96 at ratio 0 and .91 at ratio 1. Hence 8,000 pairs and a coefficient of .3."""
 
 
 def key(ratio: float) -> str:
