@@ -22,6 +22,7 @@ from jaxrlhf.recipes import (
     lab_noise,
     lab_policy,
     lab_reward,
+    lab_sycophancy,
     ppo,
     queries,
     rlhf,
@@ -30,15 +31,17 @@ from jaxrlhf.recipes import (
 )
 from jaxrlhf.recipes.lab_reward import Lab, Trained
 
-WORLDS = {"lab noise": "bistro"}
+WORLDS = {"lab noise": "bistro", "lab sycophancy": "quiz"}
 MODULES: dict[str, Any] = {
     "lab noise": lab_noise,
+    "lab sycophancy": lab_sycophancy,
 }
 FEW: dict[str, tuple[str, ...]] = {
     "lab noise": (
         *("pairs=6", "errors=[0,0.2]", "treated=[0.2]", "adversaries=[0.4]"),
         *("crowd=5", "verdicts=3"),
     ),
+    "lab sycophancy": ("pairs=6", "test_pairs=2", "ratios=[0,1]"),
 }
 COLUMNS = (
     *("kl", "gold", "length", "agree", "wrong", "unsaid", "true_and_wrong", "true_and_unsaid"),

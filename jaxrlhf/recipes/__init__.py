@@ -164,4 +164,8 @@ RECIPES: dict[str, Recipe] = {
         "a player that learns to promise and to break its word, and two penalties on that",
         "jaxrlhf.recipes.lab_promise",
     ),
+    "lab sycophancy": Recipe(
+        "labellers who like agreement, the policy that they make, and three remedies",
+        "jaxrlhf.recipes.lab_sycophancy",
+    ),
 }

@@ -12,11 +12,13 @@ from jaxrlhf.sandbox.bistro import Bistro
 from jaxrlhf.sandbox.caravan import Caravan
 from jaxrlhf.sandbox.helpdesk import Helpdesk
 from jaxrlhf.sandbox.protocol import World
+from jaxrlhf.sandbox.quiz import Quiz
 
 WORLDS: Mapping[str, Callable[..., World]] = {
     "bistro": Bistro,
     "caravan": Caravan,
     "helpdesk": Helpdesk,
+    "quiz": Quiz,
 }
 
 
