@@ -133,8 +133,8 @@ def choose(
     """
     step = jnp.broadcast_to(step, keys.shape)
     if sampling.stop_ids and sampling.min_new_tokens:
-        is_stop = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(sampling.stop_ids))
-        forbidden = is_stop[None, :] & (step < sampling.min_new_tokens)[:, None]
+        stops = is_stop(jnp.arange(logits.shape[-1]), sampling)
+        forbidden = stops[None, :] & (step < sampling.min_new_tokens)[:, None]
         logits = jnp.where(forbidden, -jnp.inf, logits)
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.zeros(step.shape)
