@@ -13,7 +13,6 @@ Deviations from the original code, on purpose:
 """
 
 import dataclasses
-import time
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrlhf import inference, rewards
+from jaxrlhf import inference, monitoring, rewards
 from jaxrlhf.algorithms.base import (
     Algorithm,
     Params,
@@ -164,13 +163,13 @@ def ppo(
 
     def collect(state, next_batch, key):
         prompts = next_batch()
-        params, started = whole(state.params, frozen), time.perf_counter()
+        params, clock = whole(state.params, frozen), monitoring.Stopwatch()
         keys = jax.random.split(key, prompts["prompt_tokens"].shape[0])
         rollout = inference.generate(
             lm, params["policy"], prompts["prompt_tokens"], prompts["prompt_mask"], keys, sampling
         )
         jax.block_until_ready(rollout)
-        generated = time.perf_counter()
+        times = clock.lap("generate")
         ask = {"response_length": length, "temperature": temperature, "chunk_size": chunk_size}
         tokens, mask = rollout.tokens, rollout.mask
         new = inference.score(lm, params["policy"], tokens, mask, **ask)
@@ -192,18 +191,15 @@ def ppo(
             "sampler_log_probs": rollout.log_probs,
         }
         jax.block_until_ready(batch)
-        finished = time.perf_counter()
+        times |= clock.lap("score")
         sampled = int(np.asarray(rollout.response_mask).sum())
-        times = {
-            "time/generate_s": generated - started,
-            "time/score_s": finished - generated,
-            "time/generated_tokens_per_s": sampled / (generated - started),
-        }
+        times["time/generated_tokens_per_s"] = sampled / times["time/generate_s"]
         return batch, times
 
     def forward(params, tokens, mask):
         """Log-probs, entropy and values `[b, N]` of the responses, differentiable."""
-        hidden = lm.hidden(params["policy"], tokens, mask)
+        last = length + 1  # predictions stand one column before what they predict
+        hidden = lm.hidden(params["policy"], tokens, mask, last=last)
         stats = token_stats(
             lm,
             params["policy"],
@@ -215,7 +211,7 @@ def ppo(
         if shared:
             values = heads.read(params["value"]["head"], hidden)
         else:
-            values = value_model.apply(params["value"], tokens, mask)
+            values = value_model.apply(params["value"], tokens, mask, last=last)
         return stats, log_probs.shift(values)[:, -length:]
 
     def learn(params, opt_state, minibatch, kl_coef, frozen):
