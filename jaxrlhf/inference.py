@@ -145,7 +145,8 @@ def score(
     `chunk_size` (vocabulary) bounds memory: `[B, N, V]` is never kept. Packed rows bring
     `segment_ids`; the log-prob of a segment's first token then means nothing.
     """
-    hidden = lm.hidden(params, tokens, mask, segment_ids=segment_ids)
+    last = _columns_read(tokens, response_length)
+    hidden = lm.hidden(params, tokens, mask, segment_ids=segment_ids, last=last)
     hidden = _before_response(hidden, response_length)
     tokens, mask = tokens[:, -response_length:], mask[:, -response_length:]
     stats = token_stats(
@@ -199,7 +200,8 @@ def exact_kl(
     """KL(pi || ref) `[B, N]` in nats, exact, at each of the last N tokens; 0 where masked."""
 
     def logits(params):
-        hidden = _before_response(lm.hidden(params, tokens, mask), response_length)
+        hidden = lm.hidden(params, tokens, mask, last=_columns_read(tokens, response_length))
+        hidden = _before_response(hidden, response_length)
         return lm.logits(params, hidden)
 
     kl = divergences.exact(logits(params), logits(ref_params), temperature=temperature)
@@ -216,7 +218,8 @@ def values(
     response_length: int,
 ) -> jax.Array:
     """Values `[B, N]` float32 of the state BEFORE each of the last N tokens; 0 where masked."""
-    aligned = _before_response(model.apply(params, tokens, mask), response_length)
+    last = _columns_read(tokens, response_length)
+    aligned = _before_response(model.apply(params, tokens, mask, last=last), response_length)
     return jnp.where(mask[:, -response_length:], aligned, 0.0)
 
 
@@ -294,13 +297,19 @@ def _advance(lm, weights, loop, cache, keys, sampling):
     return next_token(lm, weights, loop, cache, keys, sampling)
 
 
-def _before_response(x, response_length):
-    """Shift `[B, T, ...]` and keep the last N columns: the predictions of the response tokens."""
-    if not 1 <= response_length < x.shape[1]:
+def _columns_read(tokens, response_length):
+    """How many last columns predict the N response tokens: N and, as shifting needs, one more."""
+    columns = tokens.shape[1]
+    if not 1 <= response_length < columns:
         raise ValueError(
-            f"response_length={response_length} must be between 1 and {x.shape[1] - 1}: "
+            f"response_length={response_length} must be between 1 and {columns - 1}: "
             "the first column has nothing before it"
         )
+    return response_length + 1
+
+
+def _before_response(x, response_length):
+    """Shift `[B, T, ...]` and keep the last N columns: the predictions of the response tokens."""
     return log_probs.shift(x)[:, -response_length:]
 
 

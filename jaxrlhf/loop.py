@@ -7,7 +7,6 @@ ways to stop: done, a signal, a number that is not finite, a guard. It knows no 
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
@@ -130,12 +129,12 @@ def fit(
                     with phase("collect"):
                         batch, collected = algorithm.collect(state, next_batch, collect_key)
                         batch = sharding.shard_batch(mesh, batch)
-                    started = time.perf_counter()
+                    clock = monitoring.Stopwatch()
                     with phase("update"):
                         state, updated = update(state, batch, update_key, *frozen)
                         metrics = _floats(jax.device_get(updated)) | _floats(collected)
+                    metrics |= clock.lap("update")
                 metrics |= {
-                    "time/update_s": time.perf_counter() - started,
                     "time/compilations": counter.count - compiled,
                     "time/compile_s": counter.seconds - compile_s,
                     "time/peak_memory_mib": monitoring.peak_memory_mib(),
@@ -170,6 +169,17 @@ def init_params(init: Callable[[jax.Array], Any], *, seed: int, mesh: jax.shardi
     key = jax.random.key(seed)
     layout = sharding.tree_sharding(mesh, jax.eval_shape(init, key))
     return jax.jit(init, out_shardings=layout)(key)
+
+
+def flops(algorithm: Algorithm, params: Any, batch: Batch) -> float:
+    """Floating-point operations that the compiler counts in an update; a loop's body counts once.
+
+    `params` and `batch` are needed only in shape. Nothing is compiled or run.
+    """
+    key = jax.random.key(0)
+    state = jax.eval_shape(algorithm.init, params, key)
+    lowered = jax.jit(algorithm.update).lower(state, batch, key)
+    return float((lowered.cost_analysis() or {}).get("flops", 0.0))
 
 
 def _with_layout(abstract: Any, layout: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a step cost beside its seconds: compilations and memory. Counted by JAX, read by loop.py.
+"""What a step cost: seconds by phase, compilations (counted by JAX) and memory. Read by loop.py.
 
 `Profile` shows where the seconds went, for a few steps.
 """
@@ -6,6 +6,7 @@
 import functools
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,25 @@ from pathlib import Path
 import jax
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class Stopwatch:
+    """Seconds of phases that follow each other, by the clock and of the processor (all threads).
+
+    On a busy machine processor seconds are the figure to compare: the clock times the neighbours.
+    """
+
+    def __init__(self) -> None:
+        self._clock, self._processor = time.perf_counter(), time.process_time()
+
+    def lap(self, phase: str) -> dict[str, float]:
+        """`time/<phase>_s` and `time/<phase>_cpu_s` since the last lap."""
+        clock, processor = self._clock, self._processor
+        self._clock, self._processor = time.perf_counter(), time.process_time()
+        return {
+            f"time/{phase}_s": self._clock - clock,
+            f"time/{phase}_cpu_s": self._processor - processor,
+        }
 
 
 class Compilations:

@@ -6,6 +6,7 @@ What it does not do: prompts and their padding, the KV cache (an argument, which
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -140,9 +141,7 @@ def choose(
         return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.zeros(step.shape)
     logits = filtered_logits(logits, sampling)
     step_keys = jax.vmap(jax.random.fold_in)(keys, step)
-    drawn = jax.vmap(jax.random.categorical)(step_keys, logits).astype(jnp.int32)
-    log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), drawn[:, None], axis=-1)
-    return drawn, log_probs[:, 0]
+    return draw(step_keys, logits)
 
 
 def is_stop(tokens: jax.Array, sampling: Sampling) -> jax.Array:
@@ -166,6 +165,40 @@ def _draw(so_far: Drawn, logits: jax.Array, keys: jax.Array, sampling: Sampling)
         last=jnp.where(going, drawn, sampling.pad_id),
         finished=so_far.finished | is_stop(drawn, sampling),
     )
+
+
+def draw(keys: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A token of each row of `logits` `[B, V]`, and its log-prob, both `[B]`.
+
+    By inversion: the first token whose cumulative probability exceeds a uniform number, found
+    first among blocks of the vocabulary, then within one. The Gumbel trick needs a random number
+    and two logarithms for each entry, and took a seventh of generation's time on a CPU.
+    """
+    rows, size = logits.shape
+    width = math.isqrt(size - 1) + 1
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.pad(jnp.exp(logits - top), ((0, 0), (0, -size % width)))
+    blocks = weights.reshape(rows, -1, width)
+    ends = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+    total = ends[:, -1]
+    point = jax.vmap(jax.random.uniform)(keys) * total
+    block, before = _first_above(ends, point)
+    chosen = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    within, _ = _first_above(jnp.cumsum(chosen, axis=-1), point - before)
+    token = block * width + within
+    picked = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+    return token, picked - top[:, 0] - jnp.log(total)
+
+
+def _first_above(ends: jax.Array, point: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where rising sums `[B, N]` first exceed `point` `[B]`, and the sum before that.
+
+    Rounding can leave none that does: then the last rise, so that nothing of weight 0 is drawn.
+    """
+    last = jnp.argmax(ends == ends[:, -1:], axis=-1)
+    first = jnp.minimum(jnp.sum(ends <= point[:, None], axis=-1), last).astype(jnp.int32)
+    before = jnp.take_along_axis(ends, jnp.maximum(first - 1, 0)[:, None], axis=-1)[:, 0]
+    return first, jnp.where(first > 0, before, 0.0)
 
 
 def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:

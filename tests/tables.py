@@ -41,8 +41,9 @@ class TableConfig:
 def table_lm(config: TableConfig) -> LM:
     """Parameters `{"embed": {"embedding": [V, V]}}`; the hidden state is the row of logits."""
 
-    def hidden(params, tokens, mask, *, positions=None, segment_ids=None, final_norm=True):
-        return params["embed"]["embedding"][jnp.where(mask, tokens, 0)]
+    def hidden(params, tokens, mask, *, segment_ids=None, final_norm=True, last=None):
+        tokens = jnp.where(mask, tokens, 0)[:, -(last or 0) :]
+        return params["embed"]["embedding"][tokens]
 
     def prefill(params, tokens, mask, *, cache_length):
         return params["embed"]["embedding"][tokens[:, -1]], ()

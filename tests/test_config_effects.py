@@ -18,7 +18,7 @@ import pytest
 import recipe_probes as recipes
 import rounds_plans
 import w2s_stages
-from field_probes import cai, desk, feedback, guards, models, pipelines, training, w2s
+from field_probes import bench, cai, desk, feedback, guards, models, pipelines, training, w2s
 from field_probes.guards import FEWER_TESTS
 from field_probes.pipelines import SECOND
 from field_probes.training import HELD_OUT
@@ -46,7 +46,7 @@ GROUPS = joined(
 )
 FIELDS = joined(
     *(training.FIELDS, pipelines.FIELDS, cai.FIELDS, w2s.FIELDS, guards.FIELDS),
-    *(feedback.FIELDS, models.FIELDS, desk.FIELDS),
+    *(feedback.FIELDS, models.FIELDS, desk.FIELDS, bench.FIELDS),
 )
 PASSED_ON = joined(
     *(training.PASSED_ON, pipelines.PASSED_ON, cai.PASSED_ON, w2s.PASSED_ON, guards.PASSED_ON),

@@ -52,7 +52,7 @@ KEYS = jax.random.split(jax.random.key(1), 7)
 def test_a_queue_draws_what_the_plain_loop_draws(model):
     plain = generate(*model, *PROMPTS, KEYS, STOPS)
     lengths = np.asarray(plain.response_mask).sum(axis=1)
-    assert set(lengths.tolist()) == {1, 3, 8}  # responses end at different steps
+    assert {1, 8} < set(lengths.tolist())  # responses end at different steps
     assert not plain.finished.all()  # one at least by its length
     equal(generate(*model, *PROMPTS, KEYS, dataclasses.replace(STOPS, slots=3)), plain)
 

@@ -32,7 +32,8 @@ ONLY = {
         "errors",
     ),
     "algorithms": (
-        *("algorithms", "losses", "sampling", "inference", "models", "rewards", "errors"),
+        *("algorithms", "losses", "sampling", "inference", "models", "rewards", "monitoring"),
+        "errors",
     ),
     "sharding": ("models", "errors"),
     "hf": ("hf", "models", "sharding", "errors"),
@@ -64,7 +65,7 @@ MESH_FREE = (
     *("evals", "hf"),
 )
 # `hf.weights` writes layers into a stacked leaf in place while it loads; nothing is computed there.
-JIT_SITES = {"loop": 3, "inference": 11, "hf.weights": 1}
+JIT_SITES = {"loop": 4, "inference": 11, "hf.weights": 1}
 
 Modules = dict[str, ast.Module]
 

@@ -13,7 +13,6 @@ Deviations from the original code, on purpose:
 """
 
 import dataclasses
-import time
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrlhf import inference, rewards
+from jaxrlhf import inference, monitoring, rewards
 from jaxrlhf.algorithms.base import (
     Algorithm,
     Params,
@@ -165,7 +164,7 @@ def ppo(
 
     def collect(state, next_batch, key):
         prompts = next_batch()
-        params, started = whole(state.params, frozen), time.perf_counter()
+        params, clock = whole(state.params, frozen), monitoring.Stopwatch()
         keys = jax.random.split(key, prompts["prompt_tokens"].shape[0])
         with phase("generate"):
             rollout = inference.generate(
@@ -177,17 +176,13 @@ def ppo(
                 sampling,
             )
             jax.block_until_ready(rollout)
-        generated = time.perf_counter()
+        times = clock.lap("generate")
         with phase("score"):
             batch = scored(params, rollout, np.asarray(prompts["row"]))
             jax.block_until_ready(batch)
-        finished = time.perf_counter()
+        times |= clock.lap("score")
         sampled = int(np.asarray(rollout.response_mask).sum())
-        times = {
-            "time/generate_s": generated - started,
-            "time/score_s": finished - generated,
-            "time/generated_tokens_per_s": sampled / (generated - started),
-        }
+        times["time/generated_tokens_per_s"] = sampled / times["time/generate_s"]
         return batch, times
 
     def scored(params, rollout, rows):
@@ -214,8 +209,9 @@ def ppo(
 
     def forward(params, tokens, mask):
         """Log-probs, entropy and values `[b, N]` of the responses, differentiable."""
+        last = length + 1  # predictions stand one column before what they predict
         with jax.named_scope("policy"):
-            hidden = lm.hidden(params["policy"], tokens, mask)
+            hidden = lm.hidden(params["policy"], tokens, mask, last=last)
             stats = token_stats(
                 lm,
                 params["policy"],
@@ -228,7 +224,7 @@ def ppo(
             if shared:
                 values = heads.read(params["value"]["head"], hidden)
             else:
-                values = value_model.apply(params["value"], tokens, mask)
+                values = value_model.apply(params["value"], tokens, mask, last=last)
         return stats, log_probs.shift(values)[:, -length:]
 
     def learn(params, opt_state, minibatch, kl_coef, frozen):

@@ -165,10 +165,17 @@ def _init_classifier(
 
 
 def _apply(
-    lm: LM, final_norm: bool, params: Params, tokens: jax.Array, mask: jax.Array
+    lm: LM,
+    final_norm: bool,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    last: int | None = None,
 ) -> jax.Array:
-    """Values `[B, T]` float32, unshifted: entry t has read tokens <= t."""
-    return read(params["head"], lm.hidden(params["lm"], tokens, mask, final_norm=final_norm))
+    """Values `[B, T]` float32, unshifted: entry t has read tokens <= t; or the `last` of them."""
+    hidden = lm.hidden(params["lm"], tokens, mask, final_norm=final_norm, last=last)
+    return read(params["head"], hidden)
 
 
 def _scores(

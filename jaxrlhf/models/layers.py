@@ -28,13 +28,14 @@ class Block(nn.Module):
     """Attention and MLP, each added to the residual stream.
 
     `attend(q, k, v) -> (out, extra)` is what differs between training, prefill and decode; `extra`
-    is handed back beside the new residual stream. `rotation` None leaves positions out.
+    is handed back beside the new residual stream. `rotation` None leaves positions out. With `last`
+    only so many last columns are queries and go on; all are keys and values.
     """
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x, rotation, attend):
+    def __call__(self, x, rotation, attend, last=None):
         config = self.config
         before = config.norm_placement != "post"
         after = config.norm_placement != "pre"
@@ -42,8 +43,9 @@ class Block(nn.Module):
         def norm(name, y, wanted):
             return Norm(config, name=name)(y) if wanted else y
 
-        y, extra = _attention(config, norm("attn_norm", x, before), rotation, attend)
+        y, extra = _attention(config, norm("attn_norm", x, before), rotation, attend, last)
         y = norm("attn_post_norm", y, after)
+        x = _tail(x, last)
         if config.parallel_residual:
             return x + y + _mlp(config, norm("mlp_norm", x, before)), extra
         x = x + y
@@ -116,10 +118,10 @@ class Projection(nn.Module):
 # ------------------------------------------------- branches of a block, called inside its scope
 
 
-def _attention(config, x, rotation, attend):
+def _attention(config, x, rotation, attend, last):
     head_dim = config.head_dim
 
-    def heads(name, num_heads):
+    def heads(name, x, num_heads):
         y = Projection(config, num_heads * head_dim, config.qkv_bias, name=f"{name}_proj")(x)
         if config.qk_norm == "full" and name != "v":
             y = Norm(config, rms=True, name=f"{name}_norm")(y)
@@ -128,15 +130,20 @@ def _attention(config, x, rotation, attend):
             y = Norm(config, rms=True, name=f"{name}_norm")(y)
         return y
 
-    q = heads("q", config.num_heads)
-    k = heads("k", config.num_kv_heads)
-    v = heads("v", config.num_kv_heads)
+    q = heads("q", _tail(x, last), config.num_heads)
+    k = heads("k", x, config.num_kv_heads)
+    v = heads("v", x, config.num_kv_heads)
     if rotation is not None:
-        q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
+        q, k = rope.rotate(q, _tail(rotation, last)), rope.rotate(k, rotation)
     y, extra = attend(q, k, v)
     y = y.reshape(*y.shape[:2], config.num_heads * head_dim)
     std = _residual_std(config)
     return Projection(config, config.d_model, config.o_bias, std, name="o_proj")(y), extra
+
+
+def _tail(tree, columns):
+    """The last columns of arrays `[B, T, ...]`; None is all of them."""
+    return tree if columns is None else jax.tree.map(lambda x: x[:, -columns:], tree)
 
 
 def _mlp(config, x):

@@ -158,6 +158,7 @@ def hidden(
     positions: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
     final_norm: bool = True,
+    last: int | None = None,
 ) -> jax.Array:
     """Hidden states `[B, T, D]` in the compute dtype; entry t has read tokens <= t.
 
@@ -168,6 +169,8 @@ def hidden(
         0 wherever `segment_ids` changes.
       segment_ids: `[B, T]` int; a token attends only within its own segment (packed rows).
       final_norm: False returns the residual stream before the last norm.
+      last: only so many last columns are returned, `[B, last, D]`; the last layer makes no others,
+        where the layers are written out.
 
     Finite at padded positions too. A real token out of the vocabulary, or past `max_positions`
     where positions are learned, gives NaN rather than a silent neighbour. Raises ValueError for
@@ -190,15 +193,15 @@ def hidden(
     views = attention.views(config, distinct, positions, lengths)
     stacked = None if len(views) == 1 else attention.stacked(views)
 
-    def layer(x, scanned):
+    def layer(x, scanned, last=columns):
         block_params, index = scanned
         view = views[0] if stacked is None else attention.picked(stacked, index)
 
         def attend(q, k, v):
-            visible = attention.visible(seen, view, ranks, ranks)
+            visible = attention.visible(seen[:, :, -last:], view, ranks[:, -last:], ranks)
             return attention.attend(config, q, k, v, visible, is_causal=True), None
 
-        return Block(config).apply({"params": block_params}, x, view.rope, attend)
+        return Block(config).apply({"params": block_params}, x, view.rope, attend, last)
 
     if config.remat:
         layer = jax.checkpoint(layer, prevent_cse=False)
@@ -206,7 +209,14 @@ def hidden(
     which = None if stacked is None else jnp.stack([jnp.int32(index) for index in which])
     # Outside a loop XLA on a CPU merges what remat computes twice, and saves nothing.
     written_out = config.num_layers <= WRITTEN_OUT and not config.remat
-    x, _ = lax.scan(layer, x, (params["blocks"], which), unroll=written_out)
+    layers, last = (params["blocks"], which), columns if last is None else min(last, columns)
+    if written_out and last < columns:
+        layers, final = _split(layers, config.num_layers - 1)
+        x, _ = lax.scan(layer, x, layers, unroll=True)
+        x, _ = layer(x, jax.tree.map(lambda leaf: leaf[0], final), last)
+    else:
+        x, _ = lax.scan(layer, x, layers, unroll=written_out)
+        x = x[:, -last:]
     return _final_norm(config, params, x) if final_norm else x
 
 
@@ -341,6 +351,13 @@ def _embed(config, params, tokens, positions):
 
 def _final_norm(config, params, x) -> Any:
     return Norm(config).apply({"params": params["final_norm"]}, x)
+
+
+def _split(tree, index):
+    """Two trees of what lies before `index` and from it on; their gradients are concatenated."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = zip(*(jnp.split(leaf, [index]) for leaf in leaves), strict=True)
+    return [jax.tree.unflatten(structure, part) for part in parts]
 
 
 def _positions(mask, segment_ids):

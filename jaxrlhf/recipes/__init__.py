@@ -101,6 +101,10 @@ RECIPES: dict[str, Recipe] = {
         "jaxrlhf.recipes.inspect_model",
         positional="path",
     ),
+    "bench": Recipe(
+        "how fast PPO is on this machine, by phase, on random weights of any shape",
+        "jaxrlhf.recipes.bench",
+    ),
     "generate": Recipe(
         "answer a prompt, a file of prompts, or a person in the terminal",
         "jaxrlhf.recipes.generate",

@@ -361,8 +361,8 @@ def test_rows_reach_the_reward():
 def test_a_value_network_of_another_kind_is_used_in_rollout_and_update():
     """One that says three times as much: were only one of the two to ask it, values would jump."""
 
-    def apply(params, tokens, mask):
-        return 3 * tables.SCALAR.apply(params, tokens, mask)
+    def apply(params, tokens, mask, *, last=None):
+        return 3 * tables.SCALAR.apply(params, tokens, mask, last=last)
 
     network = tables.SCALAR._replace(apply=apply)
     settings = Settings(num_ppo_epochs=1, cliprange_value=1e-4)

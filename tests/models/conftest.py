@@ -80,7 +80,7 @@ def random_params(lm, seed):
 def compiled(lm):
     """The same model with its forward functions compiled: operation by operation is much slower."""
     return lm._replace(
-        hidden=jax.jit(lm.hidden, static_argnames="final_norm"),
+        hidden=jax.jit(lm.hidden, static_argnames=("final_norm", "last")),
         prefill=jax.jit(lm.prefill, static_argnames="cache_length"),
         decode=jax.jit(lm.decode),
     )

@@ -146,3 +146,35 @@ def test_gradients_go_through_the_final_soft_cap_in_chunks_too(models, tokens):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, chunked)
     open_lm = make_lm(dataclasses.replace(lm.config, final_soft_cap=None))
     assert jnp.abs(gradient(params, hidden, open_lm, 7)[1] - chunked[1]).max() > 0.1
+
+
+def test_the_written_backward_pass_is_the_derived_one():
+    # 2 rows, 5 queries at the end of 7 columns, 4 heads on 2 key heads; padding on both sides
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, grad = (jax.random.normal(key, (2, 5, 4, 6)) for key in keys[:2])
+    k, v = (jax.random.normal(key, (2, 7, 2, 6)) for key in keys[2:])
+    real = jnp.ones((2, 1, 1, 7), bool).at[0, 0, 0, :2].set(False).at[1, 0, 0, 6:].set(False)
+    mask = real & jnp.tril(jnp.ones((1, 1, 5, 7), bool), k=2)
+
+    def derived(q, k, v):
+        return jnp.sum(grad * jax.nn.dot_product_attention(q, k, v, mask=mask, scale=0.3))
+
+    def written(q, k, v):
+        return jnp.sum(grad * attention.written_attention(q, k, v, mask, 0.3))
+
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(q, k, v) for f in (written, derived)
+    )
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gemma", "llama"])
+def test_the_last_columns_alone_are_those_of_all(models, tokens, full, name):
+    lm, params = models[name]
+    mask = full.at[0, :2].set(False).at[1, -1:].set(False)
+    whole = lm.hidden(params, tokens, mask)
+    np.testing.assert_allclose(
+        lm.hidden(params, tokens, mask, last=3), whole[:, -3:], rtol=1e-5, atol=1e-5
+    )

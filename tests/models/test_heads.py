@@ -22,7 +22,9 @@ def scalar(request, models):
     model = make_scalar_model(lm.config)
     params = model.init(jax.random.key(1), lm_params)
     return (
-        model._replace(apply=jax.jit(model.apply), scores=jax.jit(model.scores)),
+        model._replace(
+            apply=jax.jit(model.apply, static_argnames="last"), scores=jax.jit(model.scores)
+        ),
         params,
         *request_lm,
     )

@@ -151,7 +151,7 @@ def test_a_rotation_keeps_lengths_relative_and_the_rest_of_the_head():
 @functools.cache
 def compiled(lm):
     return lm._replace(
-        hidden=jax.jit(lm.hidden),
+        hidden=jax.jit(lm.hidden, static_argnames="last"),
         prefill=jax.jit(lm.prefill, static_argnames="cache_length"),
         decode=jax.jit(lm.decode),
     )
