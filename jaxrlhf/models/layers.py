@@ -98,7 +98,7 @@ class Projection(nn.Module):
         normal = nn.initializers.normal(self.std or config.initializer_range)
         kernel = self.param("kernel", normal, (x.shape[-1], self.features))
         flat = x.reshape(-1, x.shape[-1])
-        y = flat @ kernel.astype(config.dtype)
+        y = product(flat, kernel.astype(config.dtype))
         if self.has_variable("params", lora.A):
             y = y + self._adapted(flat)
         if self.use_bias:
@@ -113,6 +113,32 @@ class Projection(nn.Module):
             raise ValueError(f"{self.name} has {lora.A} without {lora.B} or {lora.SCALE}")
         dtype = self.config.dtype
         return (x @ a.astype(dtype)) @ b.astype(dtype) * scale.astype(dtype)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`x @ kernel`, `[N, I]` by `[I, O]`; for a tall kernel the gradient is made lying down.
+
+    On a CPU the product xᵀ·g takes a third longer than (gᵀ·x)ᵀ where I > O, and as long where not.
+    """
+    return x @ kernel
+
+
+def _product_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(kept, grad):
+    x, kernel = kept
+    if kernel.shape[0] > kernel.shape[1] and jax.default_backend() == "cpu":
+        # The barrier keeps XLA from seeing the product with its factors swapped.
+        slope = lax.optimization_barrier(grad.T @ x).T
+    else:
+        slope = x.T @ grad
+    return grad @ kernel.T, slope
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 # ------------------------------------------------- branches of a block, called inside its scope

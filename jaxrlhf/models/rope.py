@@ -117,18 +117,24 @@ def table(
     scaling: RopeScaling | None,
     max_positions: int,
     lengths: jax.Array | None,
+    below: int | None = None,
 ) -> Rope:
     """Cosines and sines of `positions` `[B, T]` for `size` turned columns of a head.
 
-    `lengths` `[B]` int, the length of each row; None says that no row is past the limit.
+    `lengths` `[B]` int, the length of each row; None says that no row is past the limit. If all
+    positions are known to be `below` a number, those of so many are made once and looked up: XLA on
+    a CPU would make them again in every layer, forward and backward (7 % of a gradient).
     """
     inverse, gain = frequencies(
         size, theta=theta, scaling=scaling, max_positions=max_positions, lengths=lengths
     )
     inverse = inverse.reshape(-1, 1, 1, size // 2)
-    angles = positions[:, :, None, None].astype(jnp.float32) * inverse
+    looked_up = below is not None and lengths is None
+    rows = jnp.arange(below)[None] if looked_up else positions
+    angles = rows[:, :, None, None].astype(jnp.float32) * inverse
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    return Rope(cos, sin) if gain == 1 else Rope(cos * gain, sin * gain)
+    rope = Rope(cos, sin) if gain == 1 else Rope(cos * gain, sin * gain)
+    return jax.tree.map(lambda x: jnp.take(x[0], positions, axis=0), rope) if looked_up else rope
 
 
 def rotate(x: jax.Array, rope: Rope) -> jax.Array:

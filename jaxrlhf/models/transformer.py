@@ -190,7 +190,7 @@ def hidden(
 
     ranks = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
     distinct, which = attention.kinds(config, columns)
-    views = attention.views(config, distinct, positions, lengths)
+    views = attention.views(config, distinct, positions, lengths, at_most)
     stacked = None if len(views) == 1 else attention.stacked(views)
 
     def layer(x, scanned, last=columns):
@@ -279,7 +279,7 @@ def prefill(
     ranks = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
     x = _embed(config, decode_params, jnp.where(mask, tokens, 0), positions)
     distinct, which = attention.kinds(config, cache_length)
-    views = attention.views(config, distinct, positions, lengths)
+    views = attention.views(config, distinct, positions, lengths, width)
     masks = [attention.visible(mask[:, None, None, :], view, ranks, ranks) for view in views]
     cached = []
     for block_params, index in zip(decode_params["blocks"], which, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf import inference
-from jaxrlhf.models import attention, make_lm, transformer_config
+from jaxrlhf.models import attention, layers, make_lm, transformer_config
 
 SIZES = dict(vocab_size=31, num_layers=3, num_heads=4, d_model=16, d_ff=24, max_positions=32)
 
@@ -178,3 +178,35 @@ def test_the_last_columns_alone_are_those_of_all(models, tokens, full, name):
     np.testing.assert_allclose(
         lm.hidden(params, tokens, mask, last=3), whole[:, -3:], rtol=1e-5, atol=1e-5
     )
+
+
+def test_early_and_late_halves_are_the_whole(monkeypatch):
+    # 5 queries at the end of 7 columns: the first 2 see columns up to 3, by position
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, grad = (jax.random.normal(key, (2, 5, 4, 6)) for key in keys[:2])
+    k, v = (jax.random.normal(key, (2, 7, 2, 6)) for key in keys[2:])
+    real = jnp.ones((2, 1, 1, 7), bool).at[0, 0, 0, :2].set(False)
+    config = transformer_config("llama", **{**SIZES, "num_heads": 4, "num_kv_heads": 2})
+
+    def attended(halved):
+        monkeypatch.setattr(attention, "HALVED", halved)
+
+        def loss(q, k, v):
+            return jnp.sum(grad * attention.attend(config, q, k, v, real, is_causal=True))
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    halves, whole = attended(5), attended(6)
+    np.testing.assert_allclose(halves[0], whole[0], rtol=1e-5)
+    for mine, other in zip(halves[1], whole[1], strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+def test_the_product_has_the_gradients_of_a_product(shape):
+    keys = jax.random.split(jax.random.key(1), 3)
+    x, kernel = jax.random.normal(keys[0], (4, shape[0])), jax.random.normal(keys[1], shape)
+    grad = jax.random.normal(keys[2], (4, shape[1]))
+    found = jax.jit(lambda *args: jax.vjp(layers.product, *args)[1](grad))(x, kernel)
+    np.testing.assert_allclose(found[0], grad @ kernel.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[1], x.T @ grad, rtol=1e-5, atol=1e-6)

@@ -285,3 +285,12 @@ def test_a_list_is_as_good_as_a_tuple_and_hashable():
 def test_wrong_flags_name_the_field(fields, message):
     with pytest.raises(ValueError, match=message):
         transformer_config("llama", **{**SIZES, **fields})
+
+
+def test_a_table_looked_up_is_the_table_made():
+    positions = jnp.array([[0, 0, 1, 2, 4], [0, 1, 2, 3, 3]])
+    settings = dict(theta=10_000.0, scaling=None, max_positions=16, lengths=None)
+    made = rope.table(positions, 8, **settings)
+    looked_up = rope.table(positions, 8, **settings, below=5)
+    assert made.cos.shape == looked_up.cos.shape == (2, 5, 1, 4)
+    jax.tree.map(np.testing.assert_array_equal, made, looked_up)
