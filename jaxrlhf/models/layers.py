@@ -125,20 +125,22 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product_forward(x, kernel):
-    return x @ kernel, (x, kernel)
+    # Nothing is kept, or made, for a kernel that does not train.
+    return x.value @ kernel.value, (x.value if kernel.perturbed else None, kernel.value)
 
 
 def _product_backward(kept, grad):
     x, kernel = kept
-    if kernel.shape[0] > kernel.shape[1] and jax.default_backend() == "cpu":
+    slope = None
+    if x is not None and kernel.shape[0] > kernel.shape[1] and jax.default_backend() == "cpu":
         # The barrier keeps XLA from seeing the product with its factors swapped.
         slope = lax.optimization_barrier(grad.T @ x).T
-    else:
+    elif x is not None:
         slope = x.T @ grad
     return grad @ kernel.T, slope
 
 
-product.defvjp(_product_forward, _product_backward)
+product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 
 # ------------------------------------------------- branches of a block, called inside its scope

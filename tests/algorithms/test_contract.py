@@ -79,7 +79,11 @@ def test_a_two_armed_bandit_improves(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_device_and_a_2_by_2_mesh_agree(name):
-    """Two updates. Tolerance as for jit: sums are made in another order on four devices."""
+    """Two updates. Tolerance as for jit: sums are made in another order on four devices.
+
+    With this seed rewards differ in every minibatch: whitening makes roundings of advantages that
+    are all alike large.
+    """
     case = tiny.CASES[name](tiny.adam())
     results = []
     for data, tensor in [(1, 1), (2, 2)]:
@@ -89,7 +93,7 @@ def test_one_device_and_a_2_by_2_mesh_agree(name):
             case.params,
             tiny.Cycle(case.batches),
             steps=2,
-            seed=0,
+            seed=1,
             mesh=sharding.make_mesh(data, tensor),
             on_step=lambda step, metrics, rows=rows: rows.append(metrics),
         )
