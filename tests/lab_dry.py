@@ -19,6 +19,7 @@ from jaxrlhf import config_file, plots
 from jaxrlhf.data import preferences
 from jaxrlhf.data import tokenizer as tokenizers
 from jaxrlhf.recipes import (
+    lab_hacking,
     lab_noise,
     lab_policy,
     lab_reward,
@@ -31,10 +32,11 @@ from jaxrlhf.recipes import (
 )
 from jaxrlhf.recipes.lab_reward import Lab, Trained
 
-WORLDS = {"lab noise": "bistro", "lab sycophancy": "quiz"}
+WORLDS = {"lab noise": "bistro", "lab sycophancy": "quiz", "lab hacking": "bistro"}
 MODULES: dict[str, Any] = {
     "lab noise": lab_noise,
     "lab sycophancy": lab_sycophancy,
+    "lab hacking": lab_hacking,
 }
 FEW: dict[str, tuple[str, ...]] = {
     "lab noise": (
@@ -42,6 +44,7 @@ FEW: dict[str, tuple[str, ...]] = {
         *("crowd=5", "verdicts=3"),
     ),
     "lab sycophancy": ("pairs=6", "test_pairs=2", "ratios=[0,1]"),
+    "lab hacking": ("pairs=4", "flaws=[repetition,length]"),
 }
 COLUMNS = (
     *("kl", "gold", "length", "agree", "wrong", "unsaid", "true_and_wrong", "true_and_unsaid"),

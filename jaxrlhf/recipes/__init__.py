@@ -168,4 +168,8 @@ RECIPES: dict[str, Recipe] = {
         "labellers who like agreement, the policy that they make, and three remedies",
         "jaxrlhf.recipes.lab_sycophancy",
     ),
+    "lab hacking": Recipe(
+        "flaws planted in a reward: who sees them exploited, and what helps",
+        "jaxrlhf.recipes.lab_hacking",
+    ),
 }
