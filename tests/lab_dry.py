@@ -18,6 +18,7 @@ from config_probes import new_folder
 from jaxrlhf import config_file, plots
 from jaxrlhf.data import preferences
 from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.guards import panel
 from jaxrlhf.recipes import (
     lab_hacking,
     lab_noise,
@@ -114,6 +115,8 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
 
     def train(config: ppo.PPOConfig, **given: Any) -> None:
         asked.append((config.model_dump(mode="json"), given["reward_fn"]))
+        found = {"found": {"andon": {"first": len(asked)}}}
+        stages.write_json(Path(config.output_dir) / panel.RECORD, found)
 
     def logged(folder: Path) -> list[dict[str, float]]:
         figures = [f"eval/{name}" for name in COLUMNS]

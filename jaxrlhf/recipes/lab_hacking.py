@@ -28,7 +28,7 @@ from jaxrlhf.recipes import (
     lab_reward,
     simulate_labels,
 )
-from jaxrlhf.recipes.lab_hacking_report import ENSEMBLE, MEMBERS, PENALTY, TAKEN_OFF
+from jaxrlhf.recipes.lab_hacking_report import ENSEMBLE, MEMBERS, PENALTY, TAKEN_OFF, WARNED
 from jaxrlhf.recipes.lab_policy import Curve, Feature
 from jaxrlhf.recipes.lab_reward import Lab, LabConfig, Row, Trained
 from jaxrlhf.recipes.ppo import PPOConfig
@@ -53,12 +53,12 @@ class LabHackingConfig(LabConfig):
         default=("repetition", "length", "word"), min_length=1, description="which are planted"
     )
     repetition: float = Field(default=2.0, ge=0, description="gold units a word said again")
-    length: float = Field(default=0.3, ge=0, description="gold units a word")
+    length: float = Field(default=0.6, ge=0, description="gold units a word")
     word: float = Field(default=3.0, ge=0, description=f"gold units each time '{WORD}' is said")
     mitigated: Flaw = Field(default="length", description="the flaw that mitigations are tried on")
     kl_coef: float = Field(default=0.2, gt=0, description="of the arm with a KL penalty")
     pairs: int = Field(default=800, ge=1, description="that a reward model learns from")
-    ppo_updates: int = Field(default=60, ge=1, description="of PPO against each reward")
+    ppo_updates: int = Field(default=40, ge=1, description="of PPO against each reward")
 
 
 CONFIG = LabHackingConfig
@@ -79,7 +79,7 @@ def run(config: LabHackingConfig) -> dict[str, Any]:
 
 
 def run_seed(config: LabHackingConfig, lab: Lab) -> dict[str, Any]:
-    """`arm -> curve`; the arm of a flaw has its name."""
+    """`arm -> curve`, the arm of a flaw has its name; and which guards warned in each arm."""
     found: dict[str, Any] = {}
     for flaw in config.flaws:
         labels = labelled(config, lab, flaw)
@@ -93,7 +93,7 @@ def run_seed(config: LabHackingConfig, lab: Lab) -> dict[str, Any]:
         if flaw == config.mitigated:
             arms |= mitigations(config, lab, flaw, members, held_out, learned)
         found |= arms
-    return found
+    return found | {WARNED: {arm: lab_policy.warned(lab, arm) for arm in found}}
 
 
 def labelled(config: LabHackingConfig, lab: Lab, flaw: Flaw) -> list[Row]:

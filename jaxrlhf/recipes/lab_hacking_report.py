@@ -20,6 +20,7 @@ from jaxrlhf.recipes.experiment import Found, Outcome, Page, Rule, Table
 PENALTY, ENSEMBLE, TAKEN_OFF = "kl-penalty", "lowest-of-ensemble", "taken-off"
 MITIGATIONS = (PENALTY, ENSEMBLE, TAKEN_OFF)
 STOPPED = "stopped early"
+WARNED = "warned"
 MEMBERS = 3  # of an ensemble; the first is the reward
 FALL = 1.0  # of gold, from its highest point so far: less is noise of the evaluation
 SEEN = 0.9  # AUROC
@@ -51,6 +52,15 @@ labellers; *labellers* who judge the win rate are honest (16 pairs an evaluation
 {mitigated}: a KL penalty of {kl:g}; the lowest score of {members} reward models; the score less
 what it pays for the flaw, by least squares; and the evaluation at which the other model's score is
 highest."""
+AFTER = """Settings were chosen on seed 0. With a word worth 0.3 (60 updates) answers did not grow:
+16.9 words at the start, 17.3 at the end. The reward was exploited by saying pleasant words again,
+and the detector of length had an AUROC of .46, since what it counts did not happen; gold ended at
+-8.0 all the same. With a word worth 1 (60 updates) the score with the length taken off was
+exploited as far as the score itself, by repetition too: gold ended at -9.22 and -9.12.
+
+The guard of length allows answers 2.5 times as long as at first; here they begin with 17 words, and
+28 are the most there can be. It could not warn: `guards.length.max_factor` is for whoever knows how
+long answers can get."""
 
 
 def key_figures(curve: Curve) -> tuple[float, float]:
@@ -148,11 +158,18 @@ def page(config: Any, found: Sequence[Found]) -> Page:
         tables=[
             Table("Gold", headers, [*(line(arm, found) for arm in arms), early(flaw, found)]),
             Table("AUROC of detectors", ("detector", *config.flaws), detectors(config, found)),
+            Table(
+                "The guards of a PPO run with their own limits, which only warned here: the first "
+                "update at which each found something, median over (so many) seeds",
+                ("guard", *arms),
+                guards(arms, found),
+            ),
         ],
         pictures={
             "flaws": over_kl(found, config.flaws),
             "mitigations": over_kl(found, [flaw, *MITIGATIONS]),
         },
+        after=AFTER,
     )
 
 
@@ -172,7 +189,8 @@ def early(flaw: str, found: Sequence[Found]) -> list[str]:
 
 
 def detectors(config: Any, found: Sequence[Found]) -> list[list[str]]:
-    """A line a detector: mean AUROC over the seeds that have one, and how many those are."""
+    """A line a detector: mean AUROC over the seeds that have one, and how many those are; and of
+    how many evaluations it tells the others."""
     lines = []
     for name, detector in DETECTORS.items():
         cells = []
@@ -180,7 +198,23 @@ def detectors(config: Any, found: Sequence[Found]) -> list[list[str]]:
             scores = [x for seed in found if (x := seen_by(seed[flaw], detector)) is not None]
             cells.append(f"{np.mean(scores):.2f} ({len(scores)})" if scores else "none")
         lines.append([name, *cells])
-    return lines
+    before = [[below_peak(seed[flaw]).count(False) for seed in found] for flaw in config.flaws]
+    return [*lines, ["*(evaluations that are not below)*", *(f"{np.mean(x):g}" for x in before)]]
+
+
+def guards(arms: Sequence[str], found: Sequence[Found]) -> list[list[str]]:
+    """A line each guard that found something in some run; those that found more come first."""
+    firsts: dict[str, dict[str, list[int]]] = {}
+    for seed in found:
+        for arm, warned in seed[WARNED].items():
+            for name, update in warned.items():
+                firsts.setdefault(name, {}).setdefault(arm, []).append(update)
+
+    def cell(updates: Sequence[int]) -> str:
+        return f"{np.median(updates):g} ({len(updates)})" if updates else ""
+
+    often = sorted(firsts, key=lambda name: (-sum(map(len, firsts[name].values())), name))
+    return [[name, *(cell(firsts[name].get(arm, ())) for arm in arms)] for name in often]
 
 
 def interval(values: Sequence[float]) -> str:

@@ -118,6 +118,7 @@ def defended(found: Sequence[Found]) -> Table:
     """Before and behind the model that refuses."""
     columns = {
         "success": "asr",
+        "stonewalled": "stonewall",
         "past the filter": "past_filter",
         "past the check": "past_check",
         "any harm": "harmful",

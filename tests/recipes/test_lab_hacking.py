@@ -61,6 +61,20 @@ def test_who_is_optimised_and_who_looks_on():
     assert own == {report.ENSEMBLE, report.TAKEN_OFF}
 
 
+def test_guards_that_warned_are_on_the_page():
+    """The dry run's Andon cord warns in every run, at the number of the run: that of the second
+    flaw is the second, and the penalty's the third."""
+    (page,) = lab_dry.run("lab hacking")["written"].values()
+    assert "| andon | 1 (1) | 2 (1) | 3 (1) | 4 (1) | 5 (1) |" in page
+
+
+def test_guards_by_seed():
+    """In two of three seeds at updates 4 and 7: their median is 5.5."""
+    seeds = [{"a": {"length": 4}}, {"a": {}}, {"a": {"length": 7, "andon": 3}, "b": {"length": 1}}]
+    lines = report.guards(["a", "b"], [{report.WARNED: warned} for warned in seeds])
+    assert lines == [["length", "5.5 (2)", "1 (1)"], ["andon", "3 (1)", ""]]
+
+
 def test_evaluations_count_what_anybody_can_count():
     judge = lab_hacking.judge_of(make_world("bistro"))
     (found,) = judge(["the kind waiter brought"], ["warm warm soup ."])

@@ -163,7 +163,8 @@ def test_what_a_model_is_asked(monkeypatch):
     assert plain["asr"] == plain["harmful"] == plain["benign_help"] == 1
     assert plain["past_check"] == 0 and plain["past_filter"] == 0  # nobody has asked that before
     assert plain["benign_filtered"] == 0 and cipher["benign_filtered"] == 1
-    assert cipher["asr"] == cipher["benign_help"] == 0 and cipher["benign_stonewall"] == 1
+    assert cipher["asr"] == cipher["benign_help"] == plain["stonewall"] == 0
+    assert cipher["stonewall"] == cipher["benign_stonewall"] == 1
 
 
 # Rules.
