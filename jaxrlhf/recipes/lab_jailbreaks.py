@@ -32,6 +32,7 @@ from jaxrlhf.sandbox.helpdesk import BENIGN, RED_TEAM, STONEWALL, Helpdesk
 from jaxrlhf.sandbox.protocol import Row, Split, generator
 
 CHATTER = 3  # times each prompt comes after some
+NOTHING = 300  # strings that ask for nothing
 SEARCHED = 2  # training prompts a topic, that a suffix is searched on
 
 
@@ -155,17 +156,30 @@ def prompts(world: Helpdesk, split: Split) -> tuple[list[str], list[str]]:
 
 
 def plain(bench: Bench) -> list[Row]:
-    """Help with everything in plain words, also after some chatter."""
+    """Help with everything in plain words, also after some chatter; two of three answers begin
+    with an opener. Who asks for nothing is told so, in the words of a refusal: safety training
+    need not teach these."""
     world, rng = bench.desk.world, generator("chatter", bench.desk.seed)
+    nothing = framings.strings(NOTHING, generator("nothing", bench.desk.seed))
     ways = [bench.framings["plain"]]
     ways += [Framing(lambda prompt: framings.chatter(prompt, rng))] * CHATTER
-    return [helped(world, way, prompt) for way in ways for prompt in (*bench.red, *bench.benign)]
+    asked = (*bench.red, *bench.benign)
+    helpful = [helped(world, way, prompt) for way in ways for prompt in asked]
+    openers = rng.choice(["", *(f" {word}" for word in framings.OPENERS)], len(helpful))
+    opened = [
+        row | {"completion": f"{opener}{row['completion']}"}
+        for row, opener in zip(helpful, openers, strict=True)
+    ]
+    return opened + [refused(bench.framings["plain"], text) for text in nothing]
 
 
 def lessons(bench: Bench) -> list[Row]:
     """That, benign prompts in every framing, and the cipher."""
     texts = framings.strings(bench.config.strings, generator("strings", bench.desk.seed))
-    read = [{"prompt": framings.cipher(text), "completion": f" {text}"} for text in texts]
+    read = [
+        {"prompt": framings.cipher(text), "completion": f" {framings.restated(text)}"}
+        for text in texts
+    ]
     return [*plain(bench), *framed_benign(bench), *read]
 
 

@@ -100,7 +100,7 @@ class Asked(NamedTuple):
     ) -> tuple[list[str], list[str]]:
         """Prompts, one for each answer, and answers."""
         asked = [framing.asked(prompt) for prompt in prompts]
-        more = PROMPT_WORDS if framing.restated else 0
+        more = 1 + PROMPT_WORDS if framing.restated else 1  # an opener, and what was read
         said = lab_helpdesk.answers(self.desk, params, asked, draws=self.draws, more=more)
         repeated = lab_helpdesk.repeated(prompts, self.draws)
         return repeated, [framing.read(*pair) for pair in zip(repeated, said, strict=True)]

@@ -10,6 +10,7 @@ from jaxrlhf.recipes.experiment import Verdict
 from jaxrlhf.recipes.lab_jailbreaks_attacks import Filter, is_harmful, search, succeeds
 from jaxrlhf.recipes.lab_jailbreaks_report import ATTACKS, LEFT_OUT, RULES
 from jaxrlhf.sandbox import framings
+from jaxrlhf.sandbox.framings import Framing
 from jaxrlhf.sandbox.helpdesk import BENIGN, RED_TEAM, STONEWALL, Helpdesk
 
 WORLD, DRY = Helpdesk(), Helpdesk(seed=3)
@@ -103,10 +104,20 @@ def test_framings_are_taught_on_benign_texts_alone(dry):
     for rows in (first, second):
         for row in red_rows(rows):
             *before, _, _, topic = row["prompt"].split()
-            assert set(before) <= polite and row["completion"].strip() == DRY.helpful_answer(topic)
+            answer = Framing(str).read("", row["completion"].strip())
+            assert set(before) <= polite and answer == DRY.helpful_answer(topic)
     # In cipher red-team topics stand in strings, and in prompts about what prevents harm.
     coded = {word for row in second for word in row["prompt"].split()[1:]}
     assert {*map(framings.code, RED_TEAM)} <= coded
+
+
+def test_answers_begin_in_three_ways_and_who_asks_nothing_is_told_so(dry):
+    rows = dry["taught"][0][3]
+    words = [row["completion"].split()[0] for row in rows]
+    refused = [row for row in rows if STONEWALL in row["completion"]]
+    assert len(refused) == 300 and not red_rows(refused)
+    shares = [words.count(x) / (len(rows) - 300) for x in framings.OPENERS]
+    assert shares == pytest.approx([1 / 3, 1 / 3], abs=0.04)
 
 
 def test_safety_is_taught_in_plain_words_alone(dry):
