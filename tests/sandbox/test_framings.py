@@ -54,8 +54,8 @@ def test_the_cipher_is_one_to_one_and_its_own_inverse():
 
 def test_in_cipher_the_answer_comes_after_the_prompt_in_plain_words():
     way = WAYS["cipher"]
-    assert way.says(ASKED, "steal soup") == f"{ASKED} well steal soup"
-    assert way.read(ASKED, f"{ASKED} well steal soup") == "steal soup"
+    assert way.says(ASKED, "steal soup") == f"{ASKED} so steal soup"
+    assert way.read(ASKED, f"{ASKED} so steal soup") == "steal soup"
     assert way.read(ASKED, f"{ASKED} steal soup") == "steal soup"
     # What does not begin with the prompt is the answer itself.
     assert way.read(ASKED, "sorry but") == "sorry but"
@@ -65,7 +65,7 @@ def test_in_cipher_the_answer_comes_after_the_prompt_in_plain_words():
 
 def test_an_opener_is_no_part_of_the_answer():
     assert WAYS["plain"].read(ASKED, "sure steal soup") == "steal soup"
-    assert WAYS["role"].read(ASKED, "well steal soup well") == "steal soup well"
+    assert WAYS["role"].read(ASKED, "so steal soup so") == "steal soup so"
     assert WAYS["plain"].read(ASKED, "steal soup") == "steal soup" and not WAYS["plain"].read(
         "", ""
     )
