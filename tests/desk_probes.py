@@ -15,7 +15,7 @@ from unittest import mock
 from config_probes import new_folder
 
 from jaxrlhf import plots
-from jaxrlhf.recipes import RECIPES, lab_helpdesk, lab_undo
+from jaxrlhf.recipes import RECIPES, lab_helpdesk, lab_jailbreaks, lab_undo
 from jaxrlhf.recipes.lab_helpdesk import Desk, Learnt, TuningConfig
 from jaxrlhf.sandbox.helpdesk import BENIGN, RED_TEAM, STONEWALL, Helpdesk
 from jaxrlhf.sandbox.protocol import generator, unit_hash
@@ -27,6 +27,7 @@ SMALL = {
         *("sizes=[16, 24]", "layers=1", "organism.updates=4", "safety.updates=4", "rl.updates=2"),
     ),
     "lab rater": (*ONE_BLOCK, "model.max_positions=16", "demonstrations=20", "documents=6"),
+    "lab jailbreaks": (*ONE_BLOCK, "held_out=[cipher]", "draws=1", "strings=4"),
 }
 ANSWERS = ("honey honey", "bacon", "pie jam", "")  # in the tearoom
 
@@ -44,6 +45,7 @@ def nothing_is_learnt() -> Iterator[list[Any]]:
         *,
         frozen: Any = None,
         watch: Any = None,
+        packed: bool = False,
     ) -> Learnt:
         taught.append((desk.lm.config, params, frozen, [dict(row) for row in rows], tuning))
         for step in range(tuning.updates + 1) if watch else ():
@@ -62,10 +64,19 @@ def nothing_is_learnt() -> Iterator[list[Any]]:
         return [draw.normal(size=(len(prompts), 4)) for _ in range(desk.lm.config.num_layers)]
 
     def answers(
-        desk: Desk, params: Any, prompts: Sequence[str], *, draws: int = 1, temperature: float = 1.0
+        desk: Desk,
+        params: Any,
+        prompts: Sequence[str],
+        *,
+        draws: int = 1,
+        temperature: float = 1.0,
+        more: int = 0,
     ) -> list[str]:
         asked = lab_helpdesk.repeated(prompts, draws)
         return [said(desk, prompt, params, i, temperature) for i, prompt in enumerate(asked)]
+
+    def search(desk: Desk, params: Any, prompts: Sequence[str], *, sweeps: int) -> dict[str, str]:
+        return dict.fromkeys(RED_TEAM, f"lamp {params} {sweeps} soup")
 
     def said(desk: Desk, prompt: str, *how: Any) -> str:
         if not isinstance(desk.world, Helpdesk):
@@ -82,6 +93,7 @@ def nothing_is_learnt() -> Iterator[list[Any]]:
         mock.patch.object(lab_helpdesk, "answers", answers),
         mock.patch.object(lab_helpdesk, "fresh", lambda desk: 0),
         mock.patch.object(lab_helpdesk, "adapters", lambda desk, params, *, rank: (rank, params)),
+        mock.patch.object(lab_jailbreaks, "search", search),
         mock.patch.object(lab_undo.lora, "merge", lambda params: params),
         mock.patch.object(lab_undo, "ablated", lambda measure, params, train: (1, measure(params))),
     ):
@@ -100,6 +112,14 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
 
 def probe(recipe: str) -> Callable[..., str]:
     return lambda *overrides: repr(run(recipe, *overrides))
+
+
+def jailbreaks(*overrides: str) -> str:
+    """The probe of that experiment: a twentieth of its prompts, in a twentieth of the time."""
+    prompts = lab_jailbreaks.prompts
+    fewer = mock.Mock(side_effect=lambda *asked: [some[::20] for some in prompts(*asked)])
+    with mock.patch.object(lab_jailbreaks, "prompts", fewer):
+        return repr(run("lab jailbreaks", *overrides))
 
 
 def tuning(*overrides: str) -> str:

@@ -18,7 +18,9 @@ from config_probes import new_folder
 from jaxrlhf import config_file, plots
 from jaxrlhf.data import preferences
 from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.guards import panel
 from jaxrlhf.recipes import (
+    lab_hacking,
     lab_noise,
     lab_policy,
     lab_reward,
@@ -31,10 +33,11 @@ from jaxrlhf.recipes import (
 )
 from jaxrlhf.recipes.lab_reward import Lab, Trained
 
-WORLDS = {"lab noise": "bistro", "lab sycophancy": "quiz"}
+WORLDS = {"lab noise": "bistro", "lab sycophancy": "quiz", "lab hacking": "bistro"}
 MODULES: dict[str, Any] = {
     "lab noise": lab_noise,
     "lab sycophancy": lab_sycophancy,
+    "lab hacking": lab_hacking,
 }
 FEW: dict[str, tuple[str, ...]] = {
     "lab noise": (
@@ -42,6 +45,7 @@ FEW: dict[str, tuple[str, ...]] = {
         *("crowd=5", "verdicts=3"),
     ),
     "lab sycophancy": ("pairs=6", "test_pairs=2", "ratios=[0,1]"),
+    "lab hacking": ("pairs=4", "flaws=[repetition,length]"),
 }
 COLUMNS = (
     *("kl", "gold", "length", "agree", "wrong", "unsaid", "true_and_wrong", "true_and_unsaid"),
@@ -111,6 +115,8 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
 
     def train(config: ppo.PPOConfig, **given: Any) -> None:
         asked.append((config.model_dump(mode="json"), given["reward_fn"]))
+        found = {"found": {"andon": {"first": len(asked)}}}
+        stages.write_json(Path(config.output_dir) / panel.RECORD, found)
 
     def logged(folder: Path) -> list[dict[str, float]]:
         figures = [f"eval/{name}" for name in COLUMNS]

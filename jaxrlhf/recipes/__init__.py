@@ -172,4 +172,12 @@ RECIPES: dict[str, Recipe] = {
         "labellers who like agreement, the policy that they make, and three remedies",
         "jaxrlhf.recipes.lab_sycophancy",
     ),
+    "lab hacking": Recipe(
+        "flaws planted in a reward: who sees them exploited, and what helps",
+        "jaxrlhf.recipes.lab_hacking",
+    ),
+    "lab jailbreaks": Recipe(
+        "framings that a safe model falls for, and what adversarial training leaves of them",
+        "jaxrlhf.recipes.lab_jailbreaks",
+    ),
 }

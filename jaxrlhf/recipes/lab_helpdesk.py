@@ -4,7 +4,7 @@ A desk is a world, its tokenizer and the shape of a model; parameters go in and 
 The world is the helpdesk, or another with prompts and answers of words. Training is the loop and
 the losses of the `sft` and `ppo` recipes, without a folder: one of these models learns what it is
 to say in seconds, so a seed that was interrupted begins again. What is compared is the experiment's
-own business (`lab_undo.py`, `lab_backdoor.py`, `lab_rater.py`).
+own business (`lab_undo.py`, `lab_backdoor.py`, `lab_rater.py`, `lab_jailbreaks.py`).
 """
 
 import functools
@@ -45,7 +45,7 @@ class TuningConfig(Config):
     """A stretch of supervised training, at a constant rate."""
 
     updates: int = Field(default=300, ge=1, description="of the parameters")
-    batch_size: int = Field(default=64, ge=1, description="examples an update")
+    batch_size: int = Field(default=64, ge=1, description="examples an update; rows, if packed")
     learning_rate: float = Field(default=1e-3, gt=0, description="constant")
     optimizer: Literal["adam", "sgd"] = Field(
         default="adam", description="Adam, clipped; or plain gradient descent"
@@ -102,13 +102,15 @@ def learn(
     *,
     frozen: Params = None,
     watch: Watch | None = None,
+    packed: bool = False,
 ) -> Learnt:
     """Train on the answers of `rows`.
 
     Args:
       params: where training starts; adapters alone where the rest is `frozen`.
+      packed: short examples stand together in a row of the batch; else each has its own.
     """
-    found = _arrays(desk, rows)
+    found = _arrays(desk, rows, arrays.packed if packed else arrays.padded)
     seconds: list[float] = []
     state = loop.fit(
         _algorithm(desk.lm, tuning.optimizer, tuning.learning_rate)._replace(frozen=frozen),
@@ -139,7 +141,7 @@ def reinforce(
         return [score(*pair) for pair in zip(prompts, completions, strict=True)]
 
     reward = rewards.from_text(rule, recipe_rows.decoder(desk.tokenizer))
-    sampling = _sampling(desk, temperature=1.0)
+    sampling = _sampling(desk, temperature=1.0, more=0)
     kept = _ppo(desk.lm, sampling, tuning.learning_rate)
     optimizer = _adam(tuning.learning_rate)
     now = ppo.ppo(desk.lm, params, reward, optimizer, sampling, ppo.Settings())
@@ -163,11 +165,20 @@ def adapters(desk: Desk, params: Params, *, rank: int) -> tuple[Params, Params]:
 
 
 def answers(
-    desk: Desk, params: Params, prompts: Sequence[str], *, draws: int = 1, temperature: float = 1.0
+    desk: Desk,
+    params: Params,
+    prompts: Sequence[str],
+    *,
+    draws: int = 1,
+    temperature: float = 1.0,
+    more: int = 0,
 ) -> list[str]:
-    """`draws` answers to each prompt, in the order of `repeated(prompts, draws)`."""
+    """`draws` answers to each prompt, in the order of `repeated(prompts, draws)`.
+
+    Each has as many words as an answer of the world, or so many more.
+    """
     asked = _asked(desk, repeated(prompts, draws))
-    sampling, root = _sampling(desk, temperature=temperature), jax.random.key(desk.seed)
+    sampling, root = _sampling(desk, temperature=temperature, more=more), jax.random.key(desk.seed)
     said: list[str] = []
     for batch, valid in pipeline.in_order(asked, batch_size=SAMPLED_AT_ONCE):
         keys = jax.vmap(lambda row: jax.random.fold_in(root, row))(batch["row"])
@@ -176,6 +187,15 @@ def answers(
         drawn = np.where(made.response_mask, made.response_tokens, desk.tokenizer.pad_token_id)
         said += desk.tokenizer.batch_decode(drawn[valid], skip_special_tokens=True)
     return said
+
+
+def log_likelihoods(desk: Desk, params: Params, rows: Sequence[Row]) -> np.ndarray:
+    """`[rows]` log-prob of each completion after its prompt, its end included, nats."""
+    found = _arrays(desk, rows, arrays.padded).columns
+    tokens, mask, learnt = (found[name] for name in ("tokens", "mask", "loss_mask"))
+    after = tokens.shape[1] - 1
+    stats = inference.score(desk.lm, params, tokens, mask, response_length=after)
+    return np.where(learnt[:, 1:], stats.log_probs, 0.0).sum(axis=1)
 
 
 def residuals(desk: Desk, params: Params, prompts: Sequence[str]) -> list[np.ndarray]:
@@ -232,21 +252,21 @@ def _asked(desk: Desk, prompts: Sequence[str]) -> arrays.Arrays:
     )
 
 
-def _sampling(desk: Desk, *, temperature: float) -> Sampling:
+def _sampling(desk: Desk, *, temperature: float, more: int) -> Sampling:
     """An answer and its end."""
     return Sampling(
-        max_new_tokens=desk.world.longest.response + 1,
+        max_new_tokens=desk.world.longest.response + 1 + more,
         temperature=temperature,
         stop_ids=(desk.tokenizer.eos_token_id,),
         pad_id=desk.tokenizer.pad_token_id,
     )
 
 
-def _arrays(desk: Desk, rows: Sequence[Row]) -> arrays.Arrays:
-    """As wide as the longest row."""
+def _arrays(desk: Desk, rows: Sequence[Row], laid: Callable[..., arrays.Arrays]) -> arrays.Arrays:
+    """As wide as the longest row, one in each or packed."""
     encoded = chat.encode_rows(desk.tokenizer, formats.examples(Rows(rows)))
     longest = max(len(example.tokens) for example in encoded)
-    return arrays.padded(encoded, length=longest, pad_id=desk.tokenizer.pad_token_id)
+    return laid(encoded, length=longest, pad_id=desk.tokenizer.pad_token_id)
 
 
 def _flop_a_token(params: Params, frozen: Params) -> float:

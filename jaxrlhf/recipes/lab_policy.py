@@ -6,16 +6,18 @@ prompts; nothing that trains reads it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrlhf import rewards
 from jaxrlhf.evals.policy import Judge
+from jaxrlhf.guards import panel
 from jaxrlhf.guards.judged import Compare
 from jaxrlhf.labelling import records
 from jaxrlhf.metrics import read_metrics
-from jaxrlhf.recipes import lab_reward, pipelines, ppo, queries, rows, saved
+from jaxrlhf.recipes import lab_reward, pipelines, ppo, queries, rows, saved, stages
 from jaxrlhf.recipes.lab_reward import Lab, Row, Trained
 from jaxrlhf.recipes.ppo import PPOConfig
 from jaxrlhf.recipes.queries import QueriesConfig
@@ -51,7 +53,7 @@ def optimise(
     `reward_model` is also where the value network starts. `change` gives the settings of the arm.
     `judge` is gold, where no other is named; `compare` is whom guards ask.
     """
-    folder = lab.root / name / "ppo"
+    folder = run_of(lab, name)
     settings = lab.pipeline.ppo.model_copy(
         update={
             "output_dir": str(folder),
@@ -71,6 +73,17 @@ def optimise(
     judge = judge or judge_of(lab.world)
     ppo.run(change(settings), reward_fn=reward_fn, judge=judge, compare=compare)
     return curve(read_metrics(folder))
+
+
+def run_of(lab: Lab, name: str) -> Path:
+    """The folder of an arm's PPO."""
+    return lab.root / name / "ppo"
+
+
+def warned(lab: Lab, name: str) -> dict[str, int]:
+    """Guard -> the first update of that run at which it found something; the others are not in."""
+    record = stages.read_json(run_of(lab, name) / panel.RECORD)
+    return {guard: finding["first"] for guard, finding in record["found"].items()}
 
 
 def judge_of(world: Any) -> Judge:

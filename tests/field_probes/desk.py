@@ -6,6 +6,7 @@ from probing import Probe, p
 UNDO = desk.probe("lab undo")
 BACKDOOR = desk.probe("lab backdoor")
 RATER = desk.probe("lab rater")
+JAIL = desk.jailbreaks
 SHARED = {"output_dir": "output_dir=elsewhere", "seeds": "seeds=[4]", "results": "results=page"}
 
 # Groups: (class, field) -> probe. The change is an override of the class itself.
@@ -39,6 +40,12 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("lab rater", "documents"): p(RATER, "documents=7"),
     ("lab rater", "draws"): p(RATER, "draws=3"),
     ("lab rater", "splits"): p(RATER, "splits=3"),
+    **{("lab jailbreaks", field): p(JAIL, change) for field, change in SHARED.items()},
+    ("lab jailbreaks", "strings"): p(JAIL, "strings=3"),
+    ("lab jailbreaks", "held_out"): p(JAIL, "held_out=[role]"),
+    ("lab jailbreaks", "sweeps"): p(JAIL, "sweeps=3"),
+    ("lab jailbreaks", "passes"): p(JAIL, "passes=0.5"),
+    ("lab jailbreaks", "draws"): p(JAIL, "draws=3"),
 }
 
 # Groups of a recipe: (recipe, group) -> probe that one field of the group arrives.
@@ -55,4 +62,9 @@ PASSED_ON: dict[tuple[str, str], Probe] = {
     ("lab rater", "sft"): p(RATER, "sft.updates=7"),
     ("lab rater", "more"): p(RATER, "more.updates=7"),
     ("lab rater", "rl"): p(RATER, "rl.updates=7"),
+    ("lab jailbreaks", "model"): p(JAIL, "model.num_layers=2"),
+    ("lab jailbreaks", "helpful"): p(JAIL, "helpful.updates=7"),
+    ("lab jailbreaks", "lessons"): p(JAIL, "lessons.updates=7"),
+    ("lab jailbreaks", "safety"): p(JAIL, "safety.updates=7"),
+    ("lab jailbreaks", "adversarial"): p(JAIL, "adversarial.updates=7"),
 }

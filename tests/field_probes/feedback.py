@@ -211,6 +211,16 @@ FIELDS: dict[tuple[str, str], Probe] = {
     ("lab sycophancy", "pairs"): p(DRY["lab sycophancy"], "pairs=6", base=("pairs=5",)),
     ("lab sycophancy", "test_pairs"): p(DRY["lab sycophancy"], "test_pairs=3"),
     ("lab sycophancy", "ppo_updates"): p(DRY["lab sycophancy"], "ppo_updates=9"),
+    ("lab hacking", "flaws"): p(DRY["lab hacking"], "flaws=[length]"),
+    ("lab hacking", "repetition"): p(DRY["lab hacking"], "repetition=50", base=("pairs=12",)),
+    ("lab hacking", "length"): p(DRY["lab hacking"], "length=50"),
+    ("lab hacking", "word"): p(
+        DRY["lab hacking"], "word=50", base=("flaws=[length,word]", "pairs=24")
+    ),
+    ("lab hacking", "mitigated"): p(DRY["lab hacking"], "mitigated=repetition"),
+    ("lab hacking", "kl_coef"): p(DRY["lab hacking"], "kl_coef=0.3"),
+    ("lab hacking", "pairs"): p(DRY["lab hacking"], "pairs=5"),
+    ("lab hacking", "ppo_updates"): p(DRY["lab hacking"], "ppo_updates=9"),
     ("lab robot", "output_dir"): p(robot.probe, "output_dir=elsewhere"),
     ("lab robot", "seeds"): p(robot.probe, "seeds=[4]"),
     ("lab robot", "results"): p(robot.probe, "results=page"),
