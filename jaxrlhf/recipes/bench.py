@@ -58,6 +58,9 @@ class BenchConfig(Config):
         default="separate", description="a value network, or a head on the policy's trunk"
     )
     lr: float = Field(default=1e-4, ge=0, description="learning rate, constant")
+    max_grad_norm: float | None = Field(
+        default=None, gt=0, description="gradients are clipped to it; null: not, as in TRL's PPO"
+    )
     kl_coef: float = Field(default=0.05, ge=0, description="beta, of k1 in the reward")
     temperature: float = Field(default=0.7, gt=0, description="of sampling")
     reward: Literal["model", "token"] = Field(
@@ -135,7 +138,10 @@ def make(config: BenchConfig) -> tuple[Algorithm, Any]:
         jax.tree.map(jnp.copy, policy),
         reward_fn,
         make_optimizer(
-            learning_rate=config.lr, lr_scheduler_type="constant", total_steps=config.steps
+            learning_rate=config.lr,
+            lr_scheduler_type="constant",
+            total_steps=config.steps,
+            max_grad_norm=config.max_grad_norm,
         ),
         Sampling(max_new_tokens=config.response_length, temperature=config.temperature),
         settings,

@@ -61,7 +61,7 @@ FILE = f"{micro.scratch()}/bench.json"
 CHANGES = {
     model: "hidden=16 layers=2 heads=4 kv_heads=1 mlp=16 vocab=24 dtype=bfloat16 remat=true",
     given: "response_length=5 ppo_epochs=2 minibatches=2 grad_accum=2 value_model=shared lr=1e-3 "
-    "kl_coef=0.5 temperature=0.5 chunk_size=8",
+    "kl_coef=0.5 temperature=0.5 chunk_size=8 max_grad_norm=1.0",
     prompts: "batch_size=4 prompt_length=4 target_token=9 seed=1",
     needed: "reward=token",
     written: f"steps=9 warmup=5 json_file={FILE}",
