@@ -1,5 +1,6 @@
 """`jaxrlhf classify` on the tiny pipeline's model: texts and pairs, probes, what is predicted."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -101,16 +102,19 @@ def test_validation_rows_are_the_last_and_are_not_trained_on(run):
 
 
 def test_a_judge_of_pairs_is_saved_as_a_reward_model(run, home):
+    labelled = sources.load_rows(home / "run/label/preferences.jsonl")
+    spoken = [json.dumps(dict(row)) for row in labelled if row["chosen"] and row["rejected"]]
+    (home / "pairs.jsonl").write_text("\n".join(spoken) + "\n")
     summary, out = run(
         "reads=pairs",
-        "data.train=[run/label/preferences.jsonl]",
-        "data.test=[run/label/preferences.jsonl]",
-        "predict=[run/label/preferences.jsonl]",
+        "data.train=[pairs.jsonl]",
+        "data.test=[pairs.jsonl]",
+        "predict=[pairs.jsonl]",
         "max_steps=3",
         "max_length=40",
     )
-    source = sources.load_rows(home / "run/label/preferences.jsonl")
-    said = probs(sources.load_rows(out / "predicted/preferences.jsonl"))
+    source = sources.load_rows(home / "pairs.jsonl")
+    said = probs(sources.load_rows(out / "predicted/pairs.jsonl"))
     assert said.shape == (len(source), 2)
     right = float((said[:, 1] > 0.5).mean())  # `chosen` is the better one in these files
     assert summary["eval/test_accuracy"] == pytest.approx(right)

@@ -236,7 +236,7 @@ def test_a_prompt_is_answered_as_the_sampler_does(command, run):
         ids = np.asarray(made.response_tokens)[0][np.asarray(made.response_mask)[0]]
         wanted = words.decode(ids, skip_special_tokens=True)
         out = answers(command, "prompt=the waiter", f"sampling.temperature={temperature}", "seed=5")
-        assert out.split() == wanted.split() and len(wanted.split()) > 3
+        assert out.split() == wanted.split() and len(wanted.split()) > 2
 
 
 def test_a_file_is_answered_as_its_prompts_are_one_by_one(command, run):

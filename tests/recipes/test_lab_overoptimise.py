@@ -74,7 +74,7 @@ def done(tmp_path_factory):
     config = (
         *(f"config={micro.pipeline()}/micro.yaml", f"output_dir={home}/out"),
         *(f"base_dir={home}/base", f"results={home}/page", "overrides=[ppo.guards.dry_run=true]"),
-        *("pairs=[8]", "members=2", "ppo_updates=4", "points=4", "best_of=4", "updates=2"),
+        *("pairs=[12]", "members=2", "ppo_updates=4", "points=4", "best_of=4", "updates=2"),
     )
     with contextlib.chdir(micro.pipeline()), lab_plans.first_policy():
         summary = lab_overoptimise.run(CONFIG.load(None, config))
@@ -85,20 +85,20 @@ def done(tmp_path_factory):
 
 def test_every_arm_is_optimised_and_measured(done):
     arms = [path.name for path in (done / "out" / "seed-0").iterdir() if (path / "ppo").is_dir()]
-    assert sorted(arms) == ["8-pairs", "8-pairs-lowest-of-2"]
+    assert sorted(arms) == ["12-pairs", "12-pairs-lowest-of-2"]
     for name in arms:
         lines = (done / "out" / "seed-0" / name / "ppo" / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         assert [row["step"] for row in rows if "eval/gold" in row] == [0, 1, 2, 3, 4]
         assert all("eval/score_1" in row for row in rows)
     page = (done / "page.md").read_text()
-    assert "8 pairs, lowest of 2" in page and "best-of-n" in page
+    assert "12 pairs, lowest of 2" in page and "best-of-n" in page
     assert (done / "page" / "gold.png").stat().st_size > 5_000
 
 
 def test_the_ensemble_is_paid_its_lowest_score(done):
     folder = done / "out" / "seed-0"
-    answers = folder / "8-pairs-lowest-of-2" / "best-of-n" / "answers.jsonl"
+    answers = folder / "12-pairs-lowest-of-2" / "best-of-n" / "answers.jsonl"
     rows = [json.loads(line) for line in answers.read_text().splitlines()]
     assert len(rows[0]["score"]) == 4 and len({tuple(row["gold"]) for row in rows}) > 1
 

@@ -88,7 +88,7 @@ def test_somebody_who_watches_sees_the_parameters_of_then():
 def test_reinforcement_is_ppo_by_a_score_on_texts(monkeypatch):
     """What the loop is given: the update that is kept, and who collects for this reward."""
     made, given, seen = [], [], []
-    sampling = lab_helpdesk._sampling(DESK, temperature=1.0)
+    sampling = lab_helpdesk._sampling(DESK, temperature=1.0, more=0)
     kept = lab_helpdesk._ppo(DESK.lm, sampling, 1e-2)
 
     def ppo(lm, reference, reward, optimizer, sampling, settings):
