@@ -35,7 +35,7 @@ SHAPES = {
     "C": "--hidden 512 --layers 8 --heads 8 --vocab 32000 --batch-size 4 --prompt-length 128"
     " --response-length 128 --steps 3 --warmup 1",
 }
-LEARNING = "--reward token --steps 60 --warmup 4 --lr 5e-3"
+LEARNING = "--reward token --vocab 64 --lr 1e-3 --steps 60 --warmup 4"
 REACHED = 9  # of the 10 that the token reward can give
 SIDES = ("TRL", "jaxrlhf", "shared")  # the last is ours with a value head on the policy's trunk
 PHASES = ("generate", "score", "update", "step")
@@ -235,8 +235,8 @@ def learning(args: argparse.Namespace, pairs: list[dict[str, Run]]) -> str:
 
 LEARNED = """## Learning per second: `{options}`
 
-The reward is 10 times the share of one token in the response. The shape is A's, and neither side
-clips gradients; processor seconds, one figure a seed. *of the process* has imports and compilation
+The reward is 10 times the share of one token in the response. The rest of the shape is A's; neither
+side clips gradients; processor seconds, one figure a seed. *of the process* has imports and compilation
 too.
 
 {table}
