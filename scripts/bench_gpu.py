@@ -132,7 +132,7 @@ def ours(shape: Found, batch: int) -> Found:
 
 def theirs(shape: Found, batch: int) -> Found:
     """The same through `transformers`: sampled, a static cache, its decoding step compiled."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -148,7 +148,8 @@ def theirs(shape: Found, batch: int) -> Found:
         eos_token_id=None,
     )
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config).to(device, getattr(torch, shape["dtype"])).eval()
+    model: Any = transformers.LlamaForCausalLM(config)
+    model = model.to(device, getattr(torch, shape["dtype"])).eval()
     prompts = torch.randint(2, shape["vocab"], (batch, shape["prompt_length"]), device=device)
 
     def seconds(new: int) -> float:

@@ -236,8 +236,8 @@ def learning(args: argparse.Namespace, pairs: list[dict[str, Run]]) -> str:
 LEARNED = """## Learning per second: `{options}`
 
 The reward is 10 times the share of one token in the response. The rest of the shape is A's; neither
-side clips gradients; processor seconds, one figure a seed. *of the process* has imports and compilation
-too.
+side clips gradients; processor seconds, one figure a seed. *of the process* has imports and
+compilation too.
 
 {table}
 

@@ -113,18 +113,18 @@ def attend(
     mean of the values: finite, and never read.
     """
     scale, columns, all_columns = config.attention_scale, q.shape[1], k.shape[1]
-    capped, causal = config.attention_soft_cap is not None, is_causal
-    written = not capped and columns > 1 and jax.default_backend() == "cpu"
+    soft_cap, causal = config.attention_soft_cap, is_causal
+    written = soft_cap is None and columns > 1 and jax.default_backend() == "cpu"
     # jax.nn's own causal mask is for the first T columns
-    if is_causal and (capped or written or columns < all_columns):
+    if is_causal and (soft_cap is not None or written or columns < all_columns):
         mask, is_causal = mask & _causal(columns, all_columns), False
-    if not capped and not written:
+    if soft_cap is None and not written:
         return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, is_causal=is_causal)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if written:
+    if soft_cap is None:
         by_halves = causal and columns >= HALVED
         return (_early_and_late if by_halves else written_attention)(q, k, v, mask, scale)
-    return capped_attention(q, k, v, mask, scale=scale, soft_cap=config.attention_soft_cap)
+    return capped_attention(q, k, v, mask, scale=scale, soft_cap=soft_cap)
 
 
 def _early_and_late(q, k, v, mask, scale):
