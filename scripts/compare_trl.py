@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--baseline", default="trl_ppo_baseline.py", help="times TRL")
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--pairs", type=int, default=5, help="of each shape")
-    parser.add_argument("--learning-seeds", type=int, default=3, help="learning curves a side")
+    parser.add_argument("--learning-seeds", type=int, default=0, help="learning curves a side")
     parser.add_argument("--core", type=int, default=0, help="both sides are bound to it")
     parser.add_argument("--out", type=Path, default=Path("docs/results/speed"))
     parser.add_argument("--pages-only", action="store_true")
