@@ -72,8 +72,6 @@ CONFIG: dict[str, Any] = {
             "kl_horizon": 50,
             "normalize_scores": True,
         },
-        # Of eight answers of a nearly random policy two end by themselves, or none: by chance.
-        "guards": {"warn": ["eos_rate"]},
     },
 }
 STAGES = ("pretrain", "sft", "sample", "label", "reward", "ppo", "report")

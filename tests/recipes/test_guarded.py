@@ -38,10 +38,7 @@ def command(capfd):
 def test_the_pipeline_is_watched_by_all_it_can_be(run):
     status = json.loads((run / "ppo" / "guards.json").read_text())["guards"]
     blind = {name: says for name, says in status.items() if says != "watches; found nothing"}
-    assert blind == {
-        "disagreement": "cannot look: no guards.disagreement.reward_models",
-        "eos_rate": "only warns; found nothing",
-    }
+    assert blind == {"disagreement": "cannot look: no guards.disagreement.reward_models"}
     card = (run / "ppo" / "model" / "README.md").read_text()
     assert "## Guards" in card and "| canary | watches; found nothing |" in card
     assert "What the guards saw" in (run / "report" / "report.html").read_text()
