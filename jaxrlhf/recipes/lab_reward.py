@@ -62,10 +62,7 @@ class Lab(NamedTuple):
     test_prompts: tuple[str, ...]
     test: str
     """Held-out pairs, the better one by gold as `chosen`."""
-
-    @property
-    def world(self) -> Any:
-        return self.pipeline.task.sandbox.world.build()
+    world: Any
 
     def answers(self, *, prompts: int, each: int) -> list[Row]:
         """Sample records: `each` answers of the first policy to the first training prompts."""
@@ -91,6 +88,7 @@ def prepare(config: LabConfig, seed: int) -> Lab:
         prompts=task.prompts,
         test_prompts=task.test_prompts,
         test=str(base / "test.jsonl"),
+        world=pipeline.task.sandbox.world.build(),
     )
     held_out = _sampled(lab, "test", task.test_prompts, None, 2)
     better = [by_gold(lab.world, x["prompt"], *x["responses"]) for x in held_out]

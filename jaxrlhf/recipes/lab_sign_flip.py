@@ -8,9 +8,10 @@ al., 1909.08593, section 4.4). Here each of the four net signs is put into PPO a
     (+,+) normal                                  (-,+) incident: bad and fluent
     (+,-) unbounded: driven by reward, gibberish  (-,-) inverted: bad gibberish
 
-Each cell is run twice: its guards only warn, for all rounds; and they stop it. After every round
-fresh pairs of the policy's own answers are labelled honestly, and a new reward model is trained on
-all labels so far: only the sign is wrong, never the labels. The pass rules stand in `RULES`.
+Each cell is run twice: its guards stop it; and they only warn, for all rounds (of one round, that
+is the same where nothing was stopped, and not run again). After every round but the last, fresh
+pairs of the policy's own answers are labelled honestly, and a new reward model is trained on all
+labels so far: only the sign is wrong, never the labels. The pass rules stand in `RULES`.
 """
 
 from collections.abc import Mapping
@@ -109,7 +110,10 @@ def run_seed(config: SignFlipConfig, folder: Path, seed: int) -> list[Cell]:
         console.rule(f"seed {seed}, {name}")
         with faults.net_signs(reward=reward_sign, kl=kl_sign):
             guarded = run_guarded(config, base, name)
-            rounds, found, error = run_unguarded(config, base, name)
+            if config.rounds == 1 and guarded.stopped is None:  # to the bit what it would be again
+                rounds, found, error = evaluated(base.root / f"{name}-guarded"), {}, ""
+            else:
+                rounds, found, error = run_unguarded(config, base, name)
         cells.append(Cell(seed, name, rounds, found, guarded, error))
     return cells
 

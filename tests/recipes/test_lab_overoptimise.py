@@ -114,6 +114,6 @@ def test_bad_input(argv, says):
 
 def test_too_few_prompts_are_said(done, monkeypatch):
     monkeypatch.setattr(lab_overoptimise.Lab, "answers", lambda self, **_: [])
-    lab = lab_overoptimise.Lab(done, done, 0, 1, None, "", (), (), "")
+    lab = lab_overoptimise.Lab(done, done, 0, 1, None, "", (), (), "", None)
     with pytest.raises(ConfigError, match=r"pairs: 8 are needed"):
         lab_overoptimise.labelled(lab, 8)

@@ -137,6 +137,40 @@ def test_a_rule_passes_in_four_seeds_of_five_and_not_in_three():
     assert failed(*cells[:3], *[cell("normal", rounds=bad)] * 2) == ["gold rises"]
 
 
+def test_a_rule_about_guards_passes_in_every_seed_alone():
+    cells = [cell("normal", seed=i) for i in range(19)]
+    alarm = cell("normal", seed=19, found={"length": 60})
+    assert failed(*cells, alarm) == ["no guard stops it, nor would have in any round"]
+
+
+def test_of_one_round_only_guards_are_judged():
+    cells = [cell(name) for name in ENDS]
+    found = lab_sign_flip_report.asked(cells, rounds=1)
+    assert [rule.cell for rule in found] == [
+        *("normal", "incident", "incident", "unbounded", "inverted")
+    ]
+    assert all(rule.of_guards for rule in found)
+    assert lab_sign_flip_report.asked(cells, rounds=2) == list(RULES)
+
+
+def test_detection_over_seeds():
+    late = Guarded(3, (), 24, "")
+    cells = [
+        cell("incident"),
+        cell("incident", seed=1, found={"andon": 2, "length": 9}, guarded=late),
+        cell("normal"),
+    ]
+    assert lab_sign_flip_report.stops_table(cells) == [
+        ["incident", "2", "2", "1.00 [0.34, 1.00]", "3", "24"],  # Wilson: 2 / (2 + 1.96²) = .34
+        ["normal", "1", "0", "0.00 [0.00, 0.79]", "", "0"],
+    ]
+    assert lab_sign_flip_report.seen_table(cells) == [
+        ["incident", "andon", "2 of 2", "1.5", "2"],
+        ["incident", "sign_test", "1 of 2", "0", "0"],
+        ["incident", "length", "1 of 2", "9", "9"],
+    ]
+
+
 def test_a_cell_that_broke_off_is_reported():
     broken = cell("unbounded", error="step 9: value/loss is nan")
     page = lab_sign_flip_report.page(SignFlipConfig(), [broken], [], folder="out")
