@@ -29,6 +29,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import jaxrlhf
+from jaxrlhf import xla
 from jaxrlhf.errors import UserError, nearest
 from jaxrlhf.recipes import RECIPES
 
@@ -52,6 +53,7 @@ def main(
     argv: Sequence[str] | None = None, *, recipes: "Mapping[str, Recipe] | None" = None
 ) -> int:
     """Run the command line `argv` (default: the process's own) and return the exit code."""
+    xla.set_flags()
     recipes = RECIPES if recipes is None else recipes
     argv = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -200,6 +200,7 @@ def timed(config: BenchConfig, algorithm: Algorithm, params: Any) -> tuple[list[
             seed=config.seed,
             hooks=[keep],
             on_step=on_step,
+            donate=True,
         )
     return steps, batches[0]
 
