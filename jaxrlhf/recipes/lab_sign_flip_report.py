@@ -293,10 +293,8 @@ def page(
 `{command}`, {date.today().isoformat()},
 {platform.machine()}, {stages.device_line()}.
 
-{config.rounds} rounds of {config.updates} PPO updates. After each but the last, {config.pairs}
-pairs of the policy's own answers are labelled honestly and a reward model is trained from scratch
-on all labels so far. The signs are put into `algorithms.ppo.token_rewards`, and nowhere else:
-normal is (+ reward, + KL penalty), incident (-,+), unbounded (+,-), inverted (-,-).
+{trained(config)} The signs are put into `algorithms.ppo.token_rewards`, and nowhere else: normal is
+(+ reward, + KL penalty), incident (-,+), unbounded (+,-), inverted (-,-).
 
 ## Rules, written down before the run
 
@@ -332,3 +330,14 @@ The last column: the update after which each guard first saw something, had noth
 
 {chr(10).join(said)}
 """
+
+
+def trained(config: Any) -> str:
+    """What every cell goes through."""
+    if config.rounds == 1:
+        return f"{config.updates} PPO updates on a healthy reward model."
+    return (
+        f"{config.rounds} rounds of {config.updates} PPO updates. After each but the last, "
+        f"{config.pairs}\npairs of the policy's own answers are labelled honestly and a reward "
+        "model is trained from scratch\non all labels so far."
+    )
