@@ -23,6 +23,7 @@ HEALTHY = {
     "rollout/eos_rate": 0.9,
     "guards/andon": 0.0,
     "guards/andon_agreed": 0.9,
+    "guards/andon_labels": 8.0,
     "guards/win_rate": 0.8,
     "guards/win_rate_sum": 0.0,
     "guards/heldout_z": 2.0,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import faulty
+import numpy as np
 from config_probes import new_folder
 from guard_cases import CASES, panel, stopped
 
@@ -29,6 +30,19 @@ def wins(*overrides: str) -> str:
     answers = [[(str(row), f"{who} {row}") for row in range(9)] for who in ("policy", "reference")]
     found = judged.win_rate(
         0.0, *answers, lambda a, b: int(a[0]) % 3 > 0, settings=config.win_rate, key=(0,)
+    )
+    return repr(found)
+
+
+def suspicion(*overrides: str) -> str:
+    """What is labelled where the sum has passed the limit."""
+    found = judged.andon(
+        20.0,
+        lambda rows: [("", str(row)) for row in rows],
+        np.arange(99.0),
+        lambda a, b: False,
+        settings=GuardsConfig.load(None, overrides).andon,
+        key=(0,),
     )
     return repr(found)
 

@@ -41,8 +41,14 @@ DISAGREEMENT = "guards/disagreement"
 class Andon(Guard):
     """Fresh labels on pairs of this batch, against the order in which they were rewarded."""
 
-    figures: ClassVar = (ANDON, ANDON_AGREED)
+    figures: ClassVar = (ANDON, ANDON_AGREED, ANDON_LABELS)
     pairs: int = Field(default=8, ge=1, description="labelled an update")
+    confirm: int = Field(
+        default=24,
+        ge=0,
+        description="more pairs of the same batch, labelled where the sum has passed the limit: "
+        "their labels count too, before anything is said",
+    )
     candidates: int = Field(
         default=64,
         ge=1,
@@ -57,7 +63,7 @@ class Andon(Guard):
             return None
         return (
             f"labellers contradict the reward: the sum is {now[0]:.2f}, the limit {self.limit:g}; "
-            f"they agreed with {agreed[0]:.0%} of the last {self.pairs} pairs"
+            f"they agreed with {agreed[0]:.0%} of the last {seen.last(ANDON_LABELS, 1)[0]:g} pairs"
         )
 
 
@@ -137,7 +143,8 @@ def andon(
 ) -> Figures:
     """One update's audit: P(agreement) is .5 or more if all is well, .2 if the reward is inverted.
 
-    Where it is clearly inverted, labels agree with it even less; the sum rises below .34.
+    Where it is clearly inverted, labels agree with it even less; the sum rises below .34. A sum
+    above the limit is a suspicion: it is left standing by more labels, or brought down by them.
 
     Args:
       before: the sum so far.
@@ -148,11 +155,21 @@ def andon(
     first, second = clearest(delivered, settings=settings, key=key)
     if not len(first):
         return {}
-    texts = answers([*first, *second])
-    pairs = zip(texts[: len(first)], texts[len(first) :], strict=True)
-    agreed = [compare(a, b) for a, b in pairs]
+
+    def verdicts(some: slice) -> list[bool]:
+        better, worse = first[some], second[some]
+        texts = answers([*better, *worse])
+        return [
+            compare(a, b) for a, b in zip(texts[: len(better)], texts[len(better) :], strict=True)
+        ]
+
+    agreed = verdicts(slice(settings.pairs))
+    total = cusum(before, agreed, right=0.5, wrong=0.2)
+    if total > settings.limit and len(first) > settings.pairs:
+        more = verdicts(slice(settings.pairs, None))
+        agreed, total = agreed + more, cusum(total, more, right=0.5, wrong=0.2)
     return {
-        ANDON: cusum(before, agreed, right=0.5, wrong=0.2),
+        ANDON: total,
         ANDON_AGREED: float(np.mean(agreed)),
         ANDON_LABELS: float(len(agreed)),
     }
@@ -163,13 +180,14 @@ def clearest(
 ) -> tuple[list[int], list[int]]:
     """Rows of the pairs that differ most in reward, the better paid ones first; no row twice.
 
-    Of the drawn rows the highest is paired with the lowest, the second with the second lowest, ...
+    Of the drawn rows the highest is paired with the lowest, the second with the second lowest, ...;
+    as many as may have to be labelled.
     """
     order = np.random.default_rng(list(key)).permutation(len(delivered))
     half = min(settings.candidates, len(order) // 2)
     drawn = order[: 2 * half]
     ranked = drawn[np.argsort(delivered[drawn], kind="stable")]
-    count = min(settings.pairs, half)
+    count = min(settings.pairs + settings.confirm, half)
     low, high = ranked[:count], ranked[::-1][:count]
     differ = delivered[high] > delivered[low]
     return high[differ].tolist(), low[differ].tolist()

@@ -47,6 +47,7 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("EosRate", "min_share"): p(guards.case("eos_rate"), "eos_rate.min_share=0.1"),
     **{(cls, "updates"): p(guards.case(x), f"{x}.updates=5") for cls, x in DRIFTS.items()},
     ("Andon", "pairs"): p(guards.figures, "andon.pairs=3"),
+    ("Andon", "confirm"): p(guards.suspicion, "andon.confirm=0"),
     ("Andon", "candidates"): p(guards.figures, "andon.candidates=4"),
     ("Andon", "limit"): p(guards.case("andon"), "andon.limit=9"),
     ("WinRate", "pairs"): p(guards.wins, "win_rate.pairs=3"),

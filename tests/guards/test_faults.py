@@ -83,9 +83,10 @@ def test_the_andon_cord_alone_sees_a_reward_model_that_people_disagree_with(tmp_
     )
     assert found.names == {"andon"}
     step, row = found.rows[-1]
-    # 8 verdicts of disagreement an update are 8 log(.8/.5) = 3.8, and 7.5 > 5 after the second.
-    assert step == 2 and row["guards/andon"] == pytest.approx(16 * 0.4700036, rel=1e-5)
-    assert row["guards/andon_labels"] == 8 and 2 in found.store.saved
+    # 8 verdicts of disagreement an update are 8 log(.8/.5) = 3.8, and 7.5 > 5 after the second:
+    # then the other 7 pairs of its batch that differ are labelled too, and contradict as well.
+    assert step == 2 and row["guards/andon"] == pytest.approx(23 * 0.4700036, rel=1e-5)
+    assert row["guards/andon_labels"] == 15 and 2 in found.store.saved
 
 
 @pytest.mark.parametrize("settings", ["whiten_rewards", "normalize_scores", "kl_in_loss", "clip"])

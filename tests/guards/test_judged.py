@@ -22,7 +22,7 @@ def honest(a, b):
 
 def test_the_highest_is_paired_with_the_lowest_the_better_paid_first():
     """Of -3, 0, 1, 1, 1.5, 2, 5, 9: 9 with -3, then 5 with 0."""
-    first, second = judged.clearest(REWARDS, settings=Andon(pairs=2), key=(0, 1))
+    first, second = judged.clearest(REWARDS, settings=Andon(pairs=1, confirm=1), key=(0, 1))
     assert (REWARDS[first].tolist(), REWARDS[second].tolist()) == ([9, 5], [-3, 0])
     # One candidate pair is two rows, and which two depends on the key.
     drawn = {
@@ -48,6 +48,32 @@ def test_labels_agree_with_a_reward_or_contradict_it(sign, agreed):
     assert found["guards/andon"] == pytest.approx(max(0, 3 + 3 * step))
 
 
+def test_a_suspicion_is_confirmed_or_brought_down_by_more_labels():
+    """16 rows, so 8 pairs; 2 are labelled, 4 more where the sum passes 5, and never the last two.
+
+    The two clearest contradict: 4.2 + 2 ln(.8 / .5) = 5.14. If the four do too, 5.14 + 4 × .47; if
+    they agree, each takes ln(.5 / .2) = .916 off: 1.47.
+    """
+    delivered = np.arange(16.0)
+    settings, against = Andon(pairs=2, confirm=4), math.log(0.8 / 0.5)
+
+    def rows(numbers):
+        return [("prompt", str(row)) for row in numbers]
+
+    def found(before, compare):
+        return judged.andon(before, rows, delivered, compare, settings=settings, key=(0,))
+
+    confirmed = found(4.2, lambda a, b: False)
+    assert confirmed["guards/andon_labels"] == 6 and confirmed["guards/andon_agreed"] == 0
+    assert confirmed["guards/andon"] == pytest.approx(4.2 + 6 * against)
+    # Of pairs (15, 0), (14, 1), (13, 2) ... the two clearest are 15 and 13 or more apart.
+    cleared = found(4.2, lambda a, b: float(a[1]) - float(b[1]) < 13)
+    assert cleared["guards/andon_agreed"] == pytest.approx(4 / 6)
+    assert cleared["guards/andon"] == pytest.approx(4.2 + 2 * against - 4 * math.log(2.5))
+    assert settings.look(seen_sum(cleared["guards/andon"])) is None
+    assert found(4.0, lambda a, b: False)["guards/andon_labels"] == 2  # 4.94: no suspicion
+
+
 def stops(agreement: float, *, updates: int, runs: int = 500, **ratio: float) -> np.ndarray:
     """`[runs]` the update at which labels that agree so often stop a run; 0: not at all."""
     draw, found = np.random.default_rng(7), np.zeros(runs, int)
@@ -65,7 +91,7 @@ def stops(agreement: float, *, updates: int, runs: int = 500, **ratio: float) ->
 
 def seen_sum(total: float) -> Seen:
     seen = Seen()
-    seen.add({"guards/andon": total, "guards/andon_agreed": 0.5})
+    seen.add({"guards/andon": total, "guards/andon_agreed": 0.5, "guards/andon_labels": 8})
     return seen
 
 

@@ -27,8 +27,8 @@ def test_the_report_says_what_was_seen_with_numbers_and_samples(tmp_path):
     assert found.error and found.error.exit_code == 4
     text = (tmp_path / "guards.md").read_text()
     assert "# Stopped by a guard after update 2" in text
-    assert "- **andon**: labellers contradict the reward: the sum is 7.52, the limit 5" in text
-    assert "| guards/andon | 3.76003 | 7.52006 |" in text
+    assert "- **andon**: labellers contradict the reward: the sum is 10.81, the limit 5" in text
+    assert "| guards/andon | 3.76003 | 10.8101 |" in text
     assert "| canary | off |" in text and "| kl_budget | watches; found nothing |" in text
     samples = text.partition("lowest-scored samples of this update")[2].splitlines()
     scores = [float(line.split("|")[3]) for line in samples[4:]]
