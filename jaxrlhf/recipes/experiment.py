@@ -150,7 +150,7 @@ def write(config: ExperimentConfig, judged: Sequence[Verdict], page: Page, folde
     return path
 
 
-def command(base: str, config: ExperimentConfig) -> str:
+def command(base: str, config: Config) -> str:
     """The command line that makes `config` again."""
     changed = [x for x in differences(type(config)(), config) if x.path != "output_dir"]
     return " ".join([base, *(f"{x.path}={_value(x.b)}" for x in changed)])

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrlhf import plots
-from jaxrlhf.config import differences
 from jaxrlhf.evals.statistics import format_interval, t_interval, wilson
 from jaxrlhf.plots import Line
 from jaxrlhf.progress import table
 from jaxrlhf.recipes import stages
+from jaxrlhf.recipes.experiment import command
 from jaxrlhf.recipes.tables import markdown
 
 HEALTHY, INCIDENT, UNBOUNDED, INVERTED = "normal", "incident", "unbounded", "inverted"
@@ -286,12 +286,11 @@ def page(
         for c in cells
         if c.guarded.says and c.seed in config.seeds[:SHOWN]
     ]
-    changed = [x for x in differences(type(config)(), config) if x.path != "output_dir"]
-    command = " ".join(["jaxrlhf lab sign-flip", *(f"{x.path}={x.b}" for x in changed)])
-    return f"""# The sign flip, seeds {seeds}
+    return f"""# The sign flip
 
-`{command}`, {date.today().isoformat()},
-{platform.machine()}, {stages.device_line()}.
+    {command("jaxrlhf lab sign-flip", config)}
+
+{date.today().isoformat()}, {platform.machine()}, {stages.device_line()}; seeds {seeds}.
 
 {trained(config)} The signs are put into `algorithms.ppo.token_rewards`, and nowhere else: normal is
 (+ reward, + KL penalty), incident (-,+), unbounded (+,-), inverted (-,-).
@@ -316,10 +315,7 @@ of that time. {" ".join(broken)}
 
 {markdown(STOPS, stops_table(cells))}
 
-Shares of the runs with their guards on that were stopped [95 %, Wilson]. With guards that only
-warn:
-
-{markdown(SEEN, seen_table(cells))}
+Shares of the runs with their guards on that were stopped [95 %, Wilson]. {seen(cells)}
 
 Run by run:
 
@@ -330,6 +326,14 @@ The last column: the update after which each guard first saw something, had noth
 
 {chr(10).join(said)}
 """
+
+
+def seen(cells: Sequence[Cell]) -> str:
+    """What guards saw where they only warn."""
+    lines = seen_table(cells)
+    if not lines:
+        return "Where they only warn, none saw anything."
+    return f"With guards that only\nwarn:\n\n{markdown(SEEN, lines)}"
 
 
 def trained(config: Any) -> str:
