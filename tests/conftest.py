@@ -11,13 +11,20 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-# Compiling dominates: each of the last two halves it. A flag that XLA does not know ends a process,
-# so the last is for the versions that are known to have it.
+# Compiling dominates: each of the second and third halves it. A flag that XLA does not know ends a
+# process, so the last two are for the versions that are known to have them. The last is XLA's own
+# order of operations: in it, or not in it, must be this process and the `jaxrlhf` processes that it
+# starts alike, for on several devices results differ in their last bits.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
     + " --xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10.")
+    + " --xla_cpu_enable_concurrency_optimized_scheduler=true"
+    * (
+        metadata.version("jaxlib").startswith("0.10.")
+        and "concurrency_optimized_scheduler" not in os.environ.get("XLA_FLAGS", "")
+    )
 ).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"

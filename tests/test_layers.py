@@ -21,6 +21,7 @@ ROOT = Path(jaxrlhf.__file__).parent
 # Longest match wins. These may import the listed parts of the package and no others.
 ONLY = {
     "errors": (),
+    "xla": (),
     "losses": ("losses",),
     "models": ("models", "errors"),
     "sampling": ("models", "errors"),
@@ -40,7 +41,7 @@ ONLY = {
     "optim": ("config", "errors"),
     "guards": ("guards", "evals.statistics", "config", "errors"),
     "loop": ("sharding", "monitoring", "algorithms.base", "errors"),
-    "cli": ("recipes", "config", "config_help", "progress", "errors"),
+    "cli": ("recipes", "config", "config_help", "progress", "errors", "xla"),
     "__main__": ("cli",),
     "recipes": ("",),  # the composition root knows everything ...
 }
