@@ -18,26 +18,35 @@ from config_probes import new_folder
 from jaxrlhf import config_file, plots
 from jaxrlhf.data import preferences
 from jaxrlhf.data import tokenizer as tokenizers
+from jaxrlhf.evals.policy import PolicyEvaluation
 from jaxrlhf.guards import panel
 from jaxrlhf.recipes import (
     lab_hacking,
     lab_noise,
+    lab_overoptimise,
     lab_policy,
     lab_reward,
     lab_sycophancy,
     ppo,
     queries,
     rlhf,
+    rounds_measure,
     saved,
     stages,
 )
 from jaxrlhf.recipes.lab_reward import Lab, Trained
 
-WORLDS = {"lab noise": "bistro", "lab sycophancy": "quiz", "lab hacking": "bistro"}
+WORLDS = {
+    "lab noise": "bistro",
+    "lab sycophancy": "quiz",
+    "lab hacking": "bistro",
+    "lab overoptimise": "bistro",
+}
 MODULES: dict[str, Any] = {
     "lab noise": lab_noise,
     "lab sycophancy": lab_sycophancy,
     "lab hacking": lab_hacking,
+    "lab overoptimise": lab_overoptimise,
 }
 FEW: dict[str, tuple[str, ...]] = {
     "lab noise": (
@@ -46,10 +55,13 @@ FEW: dict[str, tuple[str, ...]] = {
     ),
     "lab sycophancy": ("pairs=6", "test_pairs=2", "ratios=[0,1]"),
     "lab hacking": ("pairs=4", "flaws=[repetition,length]"),
+    "lab overoptimise": (
+        *("pairs=[2,4]", "sizes=[8,16]", "members=2", "ppo_updates=8", "points=4", "best_of=4"),
+    ),
 }
 COLUMNS = (
     *("kl", "gold", "length", "agree", "wrong", "unsaid", "true_and_wrong", "true_and_unsaid"),
-    *("score", "score_3", "repetition"),
+    *("score", "score_1", "score_3", "repetition"),
 )
 
 
@@ -104,11 +116,28 @@ def scalar(lab_world: str) -> Callable[..., saved.SavedScalar]:
     return lambda path, mesh, **_: saved.SavedScalar(None, path, tokenizer, None)  # type: ignore[arg-type]
 
 
+def asker(asked: list[Any]) -> type:
+    """Answers that differ by draw alone, in place of a policy's."""
+
+    class Asker:
+        def __init__(self, reference: str, settings: ppo.PPOConfig, judge: Any):
+            self.ppo = settings
+            asked.append((reference, settings.eval_prompts.files, judge is not None))
+
+        def answers(self, policy: str, score: Any = None, *, draw: int = 0) -> PolicyEvaluation:
+            asked.append((policy, draw))
+            columns = {"gold": np.array([0.0, 1.0 + draw]), "score": np.array([1.0, draw % 3])}
+            return PolicyEvaluation(["a", "b"], ["c", "d"], columns)
+
+    return Asker
+
+
 def run(recipe: str, *overrides: str) -> dict[str, Any]:
     """What was made before, learnt and asked for, what was found, and the pages."""
     ran: list[Any] = []
     trained: list[Any] = []
     asked: list[Any] = []
+    answered: list[Any] = []
 
     def before(config: rlhf.RLHFConfig) -> None:
         ran.append((config.output_dir, config.seed, config.ppo.max_steps, config.stages))
@@ -139,6 +168,7 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
         mock.patch.object(queries, "nats", lambda _: 2.0),
         mock.patch.object(saved, "load_scalar", scalar(WORLDS[recipe])),
         mock.patch.object(ppo, "run", train),
+        mock.patch.object(rounds_measure, "Asker", asker(answered)),
         mock.patch.object(lab_policy, "read_metrics", logged),
         mock.patch.object(plots, "png", lambda _: b""),
     ):
@@ -150,7 +180,7 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
         seeds = [json.loads(path.read_text()) for path in sorted(Path().glob("**/done.json"))]
     return {
         **{"ran": ran, "trained": trained, "asked": asked, "seeds": seeds},
-        **{"written": texts["*.md"], "tests": texts["test.jsonl"]},
+        **{"written": texts["*.md"], "tests": texts["test.jsonl"], "answered": answered},
     }
 
 

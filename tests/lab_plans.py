@@ -11,34 +11,22 @@ from typing import Any
 from unittest import mock
 
 import micro
-import numpy as np
 from config_probes import new_folder
 
 from jaxrlhf import config_file
 from jaxrlhf.config import Config
-from jaxrlhf.evals.policy import PolicyEvaluation
-from jaxrlhf.recipes import (
-    lab_annotators,
-    lab_overoptimise,
-    lab_queries,
-    lab_ratings,
-    lab_reward,
-    ppo,
-    rlhf,
-)
+from jaxrlhf.recipes import lab_annotators, lab_queries, lab_ratings, lab_reward, rlhf
 from jaxrlhf.recipes.lab_reward import Lab, Trained
 
 MODULES: dict[str, Any] = {
     "lab queries": lab_queries,
     "lab ratings": lab_ratings,
     "lab annotators": lab_annotators,
-    "lab overoptimise": lab_overoptimise,
 }
 FEW: dict[str, tuple[str, ...]] = {
     "lab queries": ("pool=14", "budgets=[4, 8]", "members=2"),
     "lab ratings": ("prompts=6", "answers=4", "comparisons=[2, 4]"),
     "lab annotators": ("pairs=8", "verdicts=[3, 5]"),
-    "lab overoptimise": ("pairs=[2]", "members=2", "ppo_updates=8", "points=4", "best_of=4"),
 }
 SECOND = f"{micro.scratch()}/second_lab.yaml"
 Trainer = Callable[..., Trained]
@@ -72,30 +60,6 @@ def by_rows(trained: list[Any]) -> Trainer:
     return train
 
 
-@contextlib.contextmanager
-def no_optimisation(asked: list[Any]) -> Iterator[None]:
-    """PPO that only says what it is asked for and logs a curve; answers that are all alike."""
-
-    def run(config: ppo.PPOConfig, **given: Any) -> None:
-        asked.append((config.model_dump(mode="json"), sorted(given)))
-
-    def curve(folder: Path) -> list[dict[str, float]]:
-        names = ("eval/kl", "eval/gold", "eval/score", "eval/score_1")
-        return [{"step": i, **dict.fromkeys(names, float(i))} for i in range(6)]
-
-    def answers(asker: Any, score: Any, draw: int) -> PolicyEvaluation:
-        asked.append(draw)
-        columns = {name: np.array([0.0, draw]) for name in ("score", "gold")}
-        return PolicyEvaluation(["a", "b"], ["c", "d"], columns)
-
-    with (
-        mock.patch.object(ppo, "run", run),
-        mock.patch.object(lab_overoptimise, "read_metrics", curve),
-        mock.patch.object(lab_overoptimise, "answers", answers),
-    ):
-        yield
-
-
 def run(recipe: str, *overrides: str) -> dict[str, Any]:
     """An experiment in a new folder: what it asked for, learnt, found and wrote, and where."""
     trained: list[Any] = []
@@ -106,7 +70,6 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
         contextlib.chdir(home),
         first_policy() as ran,
         mock.patch.object(lab_reward, "train", by_rows(trained)),
-        no_optimisation(trained),
     ):
         config: Config = module.CONFIG.load(None, (*fixed, *overrides))
         found = module.run(config)

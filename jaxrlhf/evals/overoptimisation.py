@@ -8,6 +8,8 @@ counted from the first policy,
 
 Both are linear in alpha and beta, so least squares is exact, and both have two parameters, so that
 a difference of AIC compares them fairly. Neither is a law: which one fits better is reported.
+Early in training, Bai et al. 2022 (2204.05862, section 4.3) saw the learned reward grow in
+proportion to d; `growth` says with which power of KL it does.
 
 Takes arrays, returns numbers; deliberately no models and no files.
 """
@@ -120,6 +122,41 @@ def fit(kl: ArrayLike, gold: ArrayLike, form: Form, *, confidence: float = 0.95)
     r2 = 1 - residual / total if total else math.nan
     aic = len(d) * math.log(max(residual / len(d), np.finfo(float).tiny)) + 2 * 3
     return Fit(form, alpha, beta, r2, aic)
+
+
+class Growth(NamedTuple):
+    """How a reward grows from the first policy on."""
+
+    slope: float
+    """Of the line through 0, reward a sqrt(nat)."""
+    r2: float
+    """Share of the variance that this line explains."""
+    exponent: float
+    """p of reward ~ KL^p: 1/2 where the line is right."""
+
+
+def growth(kl: ArrayLike, gain: ArrayLike) -> Growth | None:
+    """Least squares of the line, and of ln gain on ln KL for the exponent.
+
+    Args:
+      kl: [M] nats, of early points of a curve; those at which KL is 0 say nothing and are left out.
+      gain: [M] reward from the first policy's on.
+    Returns:
+      None where fewer than three different KL above 0 have a gain above 0.
+
+    >>> found = growth([0.0, 1.0, 4.0, 9.0], [0.0, 2.0, 4.0, 6.0])  # 2 sqrt(KL)
+    >>> round(found.slope, 6), round(found.r2, 6), round(found.exponent, 6)
+    (2.0, 1.0, 0.5)
+    """
+    kl, gain = finite_column(kl, name="kl"), finite_column(gain, name="gain")
+    kept = kl > 0
+    d, y = np.sqrt(kl[kept]), gain[kept]
+    if len(set(d[y > 0])) < 3:
+        return None
+    slope = float(d @ y / (d @ d))
+    r2 = 1 - float(np.sum((y - slope * d) ** 2) / np.sum((y - y.mean()) ** 2))
+    log_kl, log_gain = 2 * np.log(d[y > 0]), np.log(y[y > 0])
+    return Growth(slope, r2, float(np.polyfit(log_kl, log_gain, 1)[0]))
 
 
 def turnover(kl: ArrayLike, gold: ArrayLike) -> tuple[int, float]:

@@ -27,7 +27,7 @@ NAMES = tuple(
     name.removeprefix(PREFIX) for name in RECIPES if name.startswith(PREFIX) and name != "lab all"
 )
 SMALL: dict[str, tuple[str, ...]] = {
-    "overoptimise": ("pairs=[400]", "members=0", "ppo_updates=60", "points=15"),
+    "overoptimise": ("seeds=[0]", "pairs=[400]", "sizes=[16]", "members=0"),
     "sign-flip": ("rounds=2",),
     "queries": ("seeds=[0]",),
     "ratings": ("seeds=[0]",),

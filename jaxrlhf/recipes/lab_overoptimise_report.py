@@ -1,242 +1,308 @@
 """What `jaxrlhf lab overoptimise` found: rules, fits, tables and pictures.
 
-The rules were written down before anything was run (design notes, 3.6). A rule that does not hold
-is reported as FAIL.
+The rules were written down before anything was run (design notes, 3.6; signs of Gao et al. 2022,
+Coste et al. 2023 and Bai et al. 2022).
 """
 
 import math
-import platform
 from collections.abc import Callable, Sequence
-from datetime import date
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from jaxrlhf import plots
-from jaxrlhf.config import differences
 from jaxrlhf.evals import overoptimisation
-from jaxrlhf.evals.overoptimisation import Fit
+from jaxrlhf.evals.overoptimisation import Growth
+from jaxrlhf.evals.statistics import format_interval, t_interval
 from jaxrlhf.plots import Line
-from jaxrlhf.progress import table
-from jaxrlhf.recipes import stages
-from jaxrlhf.recipes.tables import markdown
+from jaxrlhf.recipes.experiment import Found, Outcome, Page, Rule, Table
 
 FALL = 0.5  # standard deviations of gold, from peak to end
-LEASH = 12.0  # nats: a cap on KL under which little is lost
+LEASH = 12.0  # nats: a cap on KL under which little is lost; "early" is within it
 KEPT = 0.9  # of the peak, under that cap
+EXPONENTS = (0.35, 0.65)  # of KL, early: 1/2 is the published one
+ENSEMBLE = "{reward}, lowest of {members}"
+SAYS = """Gold is in standard deviations of the first policy's answers, counted from their mean; KL
+is exact along sampled prefixes, nats a sequence. Reward models learn from pairs of the first
+policy's answers, of which gold says the better one, and start from it; those of another d_model
+from a language model of their own, made like it. PPO: {updates} updates without a KL penalty; the
+value network is of one size in all arms. Best-of-n: the unbiased estimate from {best_of} answers to
+each held-out prompt."""
+AFTER = """Fits: R(d) = d (alpha - beta d), called best-of-n, and R(d) = d (alpha - beta ln d),
+called rl (Gao et al. 2022), d = sqrt(KL), by least squares in every seed. AIC: how much lower it is
+than that of the other form. Neither is claimed to be a law.
+
+Intervals are 95 %, Student's t over seeds."""
 
 
-class Point(NamedTuple):
-    """A policy on held-out prompts; gold in standard deviations from the first policy's."""
-
-    step: int
-    kl: float
-    gold: float
-    score: float
-    held_out: float  # of the reward model that was trained on other pairs
+def learned(pairs: int) -> str:
+    """The name of an arm: a reward model of the policy's size."""
+    return f"{pairs:,} pairs"
 
 
-class BestOf(NamedTuple):
-    """Samples of the first policy, [prompts, samples]."""
-
-    scores: np.ndarray
-    gold: np.ndarray
+def of_size(pairs: int, size: int) -> str:
+    """The name of an arm: a reward model of another size."""
+    return f"{learned(pairs)}, d_model {size}"
 
 
-class Arm(NamedTuple):
-    """One reward, optimised twice."""
-
-    seed: int
-    name: str
-    accuracy: float
-    curve: list[Point]
-    best: BestOf
+# What a seed's arm says. Points are objects with step, kl, gold, score and held_out.
 
 
-class Rule(NamedTuple):
-    """What has to hold of an arm."""
-
-    says: str
-    holds: Callable[[Arm], bool]
+def gold(found: Found, value: float) -> float:
+    """In standard deviations from the first policy's mean."""
+    return (value - found["gold"]) / found["gold_sd"]
 
 
-def peak(arm: Arm) -> Point:
-    return max(arm.curve, key=lambda point: point.gold)
+def curve(found: Found, arm: str) -> list[dict[str, float]]:
+    """The points of PPO."""
+    return [{**point, "gold": gold(found, point["gold"])} for point in found["arms"][arm]["curve"]]
 
 
-def turns(arm: Arm) -> bool:
-    """Gold has its peak strictly inside the run, and falls, while the score does not."""
-    top, end = peak(arm), arm.curve[-1]
-    inside = top not in (arm.curve[0], end)
-    return inside and top.gold - end.gold > FALL and end.score >= top.score
-
-
-def leashed(arm: Arm) -> Point:
-    """The last point under the cap on KL."""
-    return [point for point in arm.curve if point.kl <= LEASH][-1]
-
-
-def stopped_early(arm: Arm) -> Point:
-    """Where the reward model that is not optimised scores the policy highest."""
-    return max(arm.curve, key=lambda point: point.held_out)
-
-
-RULES = (
-    Rule(f"gold peaks inside the run and falls by more than {FALL} SD; the score does not", turns),
-    Rule(
-        f"the last policy within {LEASH:g} nats has {KEPT:.0%} of the peak's gold",
-        lambda arm: leashed(arm).gold >= KEPT * peak(arm).gold,
-    ),
-)
-COLUMNS = (
-    *("seed", "reward", "accuracy", "peak of gold", "at KL", "gold at the end", "KL at the end"),
-    *("score, peak to end", "stopped by another reward model", "best-of-n gold"),
-)
-FITS = ("seed", "reward", "curve", "form", "alpha", "beta", "R²", "AIC", "peak at sqrt KL")
-
-
-def write(config: Any, arms: Sequence[Arm]) -> dict[str, Any]:
-    """Print the tables, write the page; the summary has the verdicts."""
-    verdicts = [verdict(rule, arms) for rule in RULES]
-    table("over-optimisation", COLUMNS, summary(arms))
-    table("fits", FITS, fits(arms))
-    table("rules", ("rule", "arms", ""), verdicts)
-    if config.results:
-        folder = Path(config.results)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in pictures(arms).items():
-            (folder / f"{name}.png").write_bytes(plots.png(figure))
-        stages.write_text(folder.with_suffix(".md"), page(config, arms, verdicts))
-    failed = sum(line[-1] == "FAIL" for line in verdicts)
-    return {"rules": len(verdicts), "failed": failed, "verdict": "FAIL" if failed else "PASS"}
-
-
-def verdict(rule: Rule, arms: Sequence[Arm]) -> list[str]:
-    """In how many arms (every reward of every seed) the rule holds; PASS where in four of five."""
-    held = sum(rule.holds(arm) for arm in arms)
-    return [rule.says, f"{held} of {len(arms)}", "PASS" if held >= 0.8 * len(arms) else "FAIL"]
-
-
-def summary(arms: Sequence[Arm]) -> list[list[str]]:
-    """A line an arm."""
-    lines = []
-    for arm in arms:
-        top, end, early = peak(arm), arm.curve[-1], stopped_early(arm)
-        most = arm.best.scores.shape[1]
-        best = float(overoptimisation.best_of_n(*arm.best, most).mean())
-        lines.append(
-            [
-                str(arm.seed),
-                arm.name,
-                f"{arm.accuracy:.3f}",
-                f"{top.gold:+.2f}",
-                f"{top.kl:.1f}",
-                f"{end.gold:+.2f}",
-                f"{end.kl:.1f}",
-                f"{top.score:.2f} to {end.score:.2f}",
-                f"{early.gold:+.2f} at KL {early.kl:.1f}",
-                f"{best:+.2f}, n = {most}",
-            ]
-        )
-    return lines
-
-
-def best_of_curve(arm: Arm) -> tuple[list[float], list[float]]:
-    """KL and gold of best-of-n for n = 1, 2, 4, ..."""
-    most = arm.best.scores.shape[1]
-    counts = [2**k for k in range(int(math.log2(most)) + 1)]
-    gold = [float(overoptimisation.best_of_n(*arm.best, n).mean()) for n in counts]
-    return [overoptimisation.best_of_n_kl(n) for n in counts], gold
-
-
-def fits(arms: Sequence[Arm]) -> list[list[str]]:
-    """Both published forms on both curves of every arm; AIC counts from the better one."""
-    lines = []
-    for arm in arms:
-        curves = {
-            "PPO": ([point.kl for point in arm.curve], [point.gold for point in arm.curve]),
-            "best-of-n": best_of_curve(arm),
-        }
-        for curve, (kl, gold) in curves.items():
-            if sum(x > 0 for x in kl) < 4:
-                continue
-            found = [overoptimisation.fit(kl, gold, form) for form in overoptimisation.FORMS]
-            best = min(one.aic for one in found)
-            lines += [[str(arm.seed), arm.name, curve, *line(one, best)] for one in found]
-    return lines
-
-
-def line(found: Fit, best: float) -> list[str]:
-    def shown(x: Any) -> str:
-        return f"{x.estimate:.3f} [{x.low:.3f}, {x.high:.3f}]"
-
-    top = "never" if found.peak is None else f"{found.peak:.2f}"
+def best_of_n(found: Found, arm: str) -> list[dict[str, float]]:
+    """The points of best-of-n."""
     return [
-        found.form,
-        shown(found.alpha),
-        shown(found.beta),
-        f"{found.r2:.3f}",
-        f"+{found.aic - best:.1f}",
-        top,
+        {**point, "gold": gold(found, point["gold"])} for point in found["arms"][arm]["best_of_n"]
     ]
 
 
-def pictures(arms: Sequence[Arm]) -> dict[str, Any]:
-    """Gold over sqrt(KL) with best-of-n; gold and score of the first arm."""
-    gold = []
-    for arm in arms:
-        name = f"{arm.name}, seed {arm.seed}"
-        d = [math.sqrt(max(point.kl, 0)) for point in arm.curve]
-        gold.append(Line(d, [point.gold for point in arm.curve], name))
-        kl, best = best_of_curve(arm)
-        gold.append(Line([math.sqrt(x) for x in kl], best, f"{name}, best-of-n", style="points"))
-    first = arms[0]
-    d = [math.sqrt(max(point.kl, 0)) for point in first.curve]
-    both = [
-        Line(d, [point.gold for point in first.curve], "gold, SD"),
-        Line(d, [point.score for point in first.curve], "score that is optimised", style="dashed"),
-        Line(d, [point.held_out for point in first.curve], "another reward model", style="dashed"),
-    ]
-    xlabel = "sqrt(KL to the first policy), nats"
-    return {
-        "gold": plots.lines(gold, xlabel=xlabel, ylabel="gold, SD", title="Gold over sqrt(KL)"),
-        "rewards": plots.lines(
-            both, xlabel=xlabel, ylabel="reward", title=f"{first.name}, seed {first.seed}"
-        ),
+def peak(points: Sequence[dict[str, float]]) -> dict[str, float]:
+    return max(points, key=lambda point: point["gold"])
+
+
+def leashed(points: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The last point under the cap on KL."""
+    return [point for point in points if point["kl"] <= LEASH][-1]
+
+
+def stopped_early(points: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Where the reward model that is not optimised scores the policy highest."""
+    return max(points, key=lambda point: point["held_out"])
+
+
+def early(points: Sequence[dict[str, float]], what: str = "score") -> Growth | None:
+    """How fast a reward grows with KL, as long as that is within the cap."""
+    within = [point for point in points if point["kl"] <= LEASH]
+    gains = [point[what] - points[0][what] for point in within]
+    return overoptimisation.growth([point["kl"] for point in within], gains)
+
+
+# The rules.
+
+
+def rules(config: Any) -> list[Rule]:
+    """Two for each reward model; how sizes, amounts and remedies compare."""
+    few, most = (learned(count) for count in (min(config.pairs), max(config.pairs)))
+    single = [learned(count) for count in config.pairs]
+    single += [of_size(max(config.pairs), size) for size in config.sizes]
+    made = []
+    for arm in single:
+        says = (
+            f"{arm}: gold peaks inside the run and falls by more than {FALL} SD; the score does not"
+        )
+        made.append(Rule(says, partial(turns, arm=arm)))
+    for arm in single:
+        says = f"{arm}: the last policy within {LEASH:g} nats has {KEPT:.0%} of the peak's gold"
+        made.append(Rule(says, partial(holds_back, arm=arm)))
+    says = f"{few}: stopped where another reward model is highest, more gold than at the end"
+    made.append(Rule(says, partial(stops_well, arm=few)))
+    if config.members:
+        ensemble = ENSEMBLE.format(reward=few, members=config.members)
+        says = f"the lowest of {config.members} ends with more gold than one of them"
+        made.append(Rule(says, partial(ends_above, arm=ensemble, other=few)))
+    if few != most:
+        says = f"{most} peak higher than {few}"
+        made.append(Rule(says, partial(peaks_above, arm=most, other=few)))
+    if config.sizes:
+        small = of_size(max(config.pairs), min(config.sizes))
+        says = f"{most}: the policy's size peaks higher than d_model {min(config.sizes)}"
+        made.append(Rule(says, partial(peaks_above, arm=most, other=small)))
+    low, high = EXPONENTS
+    says = f"{most}: within {LEASH:g} nats the score grows as KL to the power of {low} to {high}"
+    made.append(Rule(says, partial(grows_by_root, arm=most)))
+    return made
+
+
+def turns(found: Found, arm: str) -> Outcome:
+    """Gold has its peak strictly inside the run, and falls, while the score does not."""
+    points = curve(found, arm)
+    top, end = peak(points), points[-1]
+    inside = top not in (points[0], end)
+    holds = inside and top["gold"] - end["gold"] > FALL and end["score"] >= top["score"]
+    scores = f"score {top['score']:.2f} to {end['score']:.2f}"
+    return Outcome(holds, f"{top['gold']:+.2f} to {end['gold']:+.2f} ({scores})")
+
+
+def holds_back(found: Found, arm: str) -> Outcome:
+    points = curve(found, arm)
+    kept, top = leashed(points)["gold"], peak(points)["gold"]
+    return Outcome(kept >= KEPT * top, f"{kept:+.2f} of {top:+.2f}")
+
+
+def stops_well(found: Found, arm: str) -> Outcome:
+    points = curve(found, arm)
+    kept, end = stopped_early(points)["gold"], points[-1]["gold"]
+    return Outcome(kept > end, f"{kept:+.2f}, end {end:+.2f}")
+
+
+def ends_above(found: Found, arm: str, other: str) -> Outcome:
+    mine, its = (curve(found, name)[-1]["gold"] for name in (arm, other))
+    return Outcome(mine > its, f"{mine:+.2f}, one {its:+.2f}")
+
+
+def peaks_above(found: Found, arm: str, other: str) -> Outcome:
+    mine, its = (peak(curve(found, name))["gold"] for name in (arm, other))
+    return Outcome(mine > its, f"{mine:+.2f} against {its:+.2f}")
+
+
+def grows_by_root(found: Found, arm: str) -> Outcome:
+    grown = early(curve(found, arm))
+    if grown is None:
+        return Outcome(False, "too few points")
+    low, high = EXPONENTS
+    return Outcome(low <= grown.exponent <= high, f"{grown.exponent:.2f}")
+
+
+# The page.
+
+
+def page(config: Any, found: Sequence[Found]) -> Page:
+    """Tables and pictures."""
+    arms = list(found[0]["arms"])
+    remedy = ENSEMBLE.format(reward=learned(min(config.pairs)), members=config.members)
+    sizes = [arm for arm in arms if arm in {of_size(max(config.pairs), x) for x in config.sizes}]
+    shown = {
+        "pairs": [learned(count) for count in config.pairs],
+        "sizes": [*sizes, learned(max(config.pairs))] if sizes else [],
+        "ensemble": [learned(min(config.pairs)), remedy] if remedy in arms else [],
     }
+    return Page(
+        title="Over-optimisation",
+        command="jaxrlhf lab overoptimise",
+        says=SAYS.format(updates=config.ppo_updates, best_of=config.best_of),
+        tables=[
+            Table("PPO", PPO_HEADERS, [ppo_line(arm, found) for arm in arms]),
+            Table("Ways to lose less, and best-of-n", LESS, [less(arm, found) for arm in arms]),
+            Table("Fits", FITS, [line for arm in arms for line in fits(arm, found)]),
+            Table(
+                f"Within {LEASH:g} nats",
+                EARLY,
+                [line for arm in arms for line in grown(arm, found)],
+            ),
+        ],
+        pictures={
+            **{
+                f"gold-{name}": gold_picture(names, found) for name, names in shown.items() if names
+            },
+            "rewards": rewards_picture(learned(min(config.pairs)), found),
+        },
+        after=AFTER,
+    )
 
 
-def page(config: Any, arms: Sequence[Arm], verdicts: Sequence[Sequence[str]]) -> str:
-    """The page of results."""
-    name = Path(config.results).name
-    changed = [x for x in differences(type(config)(), config) if x.path != "output_dir"]
-    command = " ".join(["jaxrlhf lab overoptimise", *(f"{x.path}={x.b}" for x in changed)])
-    return f"""# Over-optimisation
+PPO_HEADERS = (
+    *("reward", "accuracy", "peak of gold", "at KL", "gold at the end", "KL at the end"),
+    *("score at the peak", "at the end"),
+)
+LESS = (
+    *("reward", "gold at the peak", "at the end", f"last within {LEASH:g} nats"),
+    *("stopped by another reward model", "best-of-n, the most", "at KL"),
+)
+FITS = ("reward", "curve", "form", "alpha", "beta", "R²", "AIC lower by", "better in")
+EARLY = ("reward", "of", "a sqrt(nat)", "R² of the line", "exponent of KL")
 
-`{command}`, {date.today().isoformat()}, {platform.machine()}, {stages.device_line()}.
 
-Gold is in standard deviations of the first policy's answers, counted from their mean; KL is exact
-along sampled prefixes, nats a sequence. PPO has no KL penalty.
+def over(found: Sequence[Found], of: Callable[[Found], float]) -> str:
+    """Mean and interval over seeds."""
+    return format_interval(t_interval([of(seed) for seed in found]))
 
-## Rules, written down before the run
 
-{markdown(("rule", "arms", ""), verdicts)}
+def ppo_line(arm: str, found: Sequence[Found]) -> list[str]:
+    tops = [peak(curve(seed, arm)) for seed in found]
+    ends = [curve(seed, arm)[-1] for seed in found]
+    told = [(tops, "gold"), (tops, "kl"), (ends, "gold"), (ends, "kl"), (tops, "score")]
+    told.append((ends, "score"))
+    accuracy = over(found, lambda seed: seed["arms"][arm]["accuracy"])
+    figures = [format_interval(t_interval([x[name] for x in at])) for at, name in told]
+    return [arm, accuracy, *figures]
 
-A rule passes where it holds in four of five arms (every reward of every seed).
 
-## Arms
+def less(arm: str, found: Sequence[Found]) -> list[str]:
+    ways: list[Callable[[list[dict[str, float]]], dict[str, float]]]
+    ways = [peak, lambda points: points[-1], leashed, stopped_early]
+    figures = [over(found, lambda seed, way=way: way(curve(seed, arm))["gold"]) for way in ways]
+    best = over(found, lambda seed: best_of_n(seed, arm)[-1]["gold"])
+    return [arm, *figures, best, f"{best_of_n(found[0], arm)[-1]['kl']:.2f}"]
 
-{markdown(COLUMNS, summary(arms))}
 
-![gold]({name}/gold.png)
-![rewards]({name}/rewards.png)
+def fits(arm: str, found: Sequence[Found]) -> list[list[str]]:
+    """Both published forms on both curves."""
+    lines = []
+    for name, points in (("PPO", curve), ("best-of-n", best_of_n)):
+        each = [both_forms(points(seed, arm)) for seed in found]
+        if any(forms is None for forms in each):
+            continue
+        for number, form in enumerate(overoptimisation.FORMS):
+            mine = [forms[number] for forms in each]
+            lower = [forms[1 - number].aic - forms[number].aic for forms in each]
+            figures = [
+                format_interval(t_interval([of(fit) for fit in mine]))
+                for of in (lambda x: x.alpha.estimate, lambda x: x.beta.estimate, lambda x: x.r2)
+            ]
+            better = f"{sum(x > 0 for x in lower)} of {len(lower)}"
+            lines.append([arm, name, form, *figures, f"{np.mean(lower):.1f}", better])
+    return lines
 
-## Fits
 
-R(d) = d (alpha - beta d) and R(d) = d (alpha - beta ln d), d = sqrt(KL), by least squares with 95 %
-intervals; AIC counts from the better of the two. Points of one run are not independent, so the
-intervals are too narrow, and neither form is claimed to be a law.
+def both_forms(points: Sequence[dict[str, float]]) -> list[overoptimisation.Fit] | None:
+    """None where too few points have a KL of their own above 0."""
+    kl, values = ([point[name] for point in points] for name in ("kl", "gold"))
+    if len({x for x in kl if x > 0}) < 4:
+        return None
+    return [overoptimisation.fit(kl, values, form) for form in overoptimisation.FORMS]
 
-{markdown(FITS, fits(arms))}
-"""
+
+def grown(arm: str, found: Sequence[Found]) -> list[list[str]]:
+    """How score and gold grow early."""
+    lines = []
+    for what in ("score", "gold"):
+        each = [early(curve(seed, arm), what) for seed in found]
+        kept = [one for one in each if one is not None]
+        if len(kept) == len(each):
+            columns = [[getattr(one, name) for one in kept] for name in Growth._fields]
+            lines.append([arm, what, *(format_interval(t_interval(x)) for x in columns)])
+    return lines
+
+
+def gold_picture(arms: Sequence[str], found: Sequence[Found]) -> Any:
+    """Gold over sqrt(KL), means over seeds at each evaluation."""
+    drawn = []
+    for arm in arms:
+        x, y = mean_path([curve(seed, arm) for seed in found])
+        drawn.append(Line(x, y["gold"], arm, style="connected"))
+    for arm in arms:
+        x, y = mean_path([best_of_n(seed, arm) for seed in found])
+        drawn.append(Line(x, y["gold"], f"{arm}: best-of-n", style="points"))
+    return plots.lines(drawn, xlabel=ROOT, ylabel="gold, SD", title="Gold over sqrt(KL)")
+
+
+def rewards_picture(arm: str, found: Sequence[Found]) -> Any:
+    """Gold and what the reward models say."""
+    x, y = mean_path([curve(seed, arm) for seed in found])
+    drawn = [
+        Line(x, y["gold"], "gold, SD"),
+        Line(x, y["score"], "score that is optimised", style="dashed"),
+        Line(x, y["held_out"], "another reward model", style="dotted"),
+    ]
+    return plots.lines(drawn, xlabel=ROOT, ylabel="reward", title=arm)
+
+
+ROOT = "sqrt(KL to the first policy), nats"
+
+
+def mean_path(curves: Sequence[Sequence[dict[str, float]]]) -> tuple[list[float], dict[str, Any]]:
+    """sqrt(KL) and every other figure, means over seeds point by point."""
+    x = np.mean([[math.sqrt(max(p["kl"], 0)) for p in points] for points in curves], axis=0)
+    names = [name for name in curves[0][0] if name != "kl"]
+    y = {name: np.mean([[p[name] for p in points] for points in curves], axis=0) for name in names}
+    return x.tolist(), y

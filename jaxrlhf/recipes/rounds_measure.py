@@ -81,6 +81,7 @@ class Asker:
 
     def __init__(self, reference: str, ppo: PPOConfig, judge: Judge | None):
         self.ppo, self.judge, self.mesh = ppo, judge, ppo.mesh.build()
+        self.path = reference
         self.lm, self.reference, self.tokenizer, _ = saved.load_lm(
             reference, self.mesh, dtype=ppo.dtype
         )
@@ -89,9 +90,13 @@ class Asker:
 
     def answers(self, policy: str, score: rewards.RewardFn | None = None, *, draw: int = 0):
         """One answer a prompt."""
+        if policy == self.path:
+            params = self.reference
+        else:
+            params = saved.load_lm(policy, self.mesh, dtype=self.ppo.dtype).params
         return evaluate_policy(
             self.lm,
-            saved.load_lm(policy, self.mesh, dtype=self.ppo.dtype).params,
+            params,
             self.reference,
             self.batches,
             sampling=self.ppo.sampling.build(self.tokenizer),
