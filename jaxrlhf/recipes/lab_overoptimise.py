@@ -144,7 +144,7 @@ def labelled(lab: Lab, count: int) -> list[Row]:
     Raises:
       ConfigError: the sandbox has too few prompts for so many.
     """
-    asked = lab.answers(prompts=count + count // 8 + 8, each=2)
+    asked = lab.answers(prompts=count + count // 6 + 8, each=2)  # one in nine ties
     found = [lab_reward.by_gold(lab.world, x["prompt"], *x["responses"]) for x in asked]
     kept = [row for row in found if row]
     if len(kept) < count:
