@@ -159,15 +159,6 @@ def growth(kl: ArrayLike, gain: ArrayLike) -> Growth | None:
     return Growth(slope, r2, float(np.polyfit(log_kl, log_gain, 1)[0]))
 
 
-def turnover(kl: ArrayLike, gold: ArrayLike) -> tuple[int, float]:
-    """Where a curve is highest (its index), and how far it has fallen from there by its end."""
-    gold = finite_column(gold, name="gold")
-    if len(gold) != len(finite_column(kl, name="kl")):
-        raise ValueError("kl and gold differ in number")
-    peak = int(np.argmax(gold))
-    return peak, float(gold[peak] - gold[-1])
-
-
 def _features(d: np.ndarray, form: Form) -> np.ndarray:
     """[M, 2] by which alpha and beta are multiplied."""
     second = d if form == "best-of-n" else np.log(np.where(d > 0, d, 1.0))

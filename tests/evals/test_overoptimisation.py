@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxrlhf.evals.overoptimisation import best_of_n, best_of_n_kl, fit, turnover
+from jaxrlhf.evals.overoptimisation import best_of_n, best_of_n_kl, fit, growth
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6])
@@ -100,6 +100,17 @@ def test_too_few_points():
         fit([0, 1, 2, 3], [0, 1, 1, 1], "rl")
 
 
-def test_turnover():
-    assert turnover([0, 1, 2, 3], [0.0, 2.0, 3.0, 1.5]) == (2, 1.5)
-    assert turnover([0, 1], [0.0, 1.0]) == (1, 0.0)
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_growth_finds_the_power(power):
+    """Gains below 0 count for the line and have no logarithm."""
+    kl = np.array([0.0, 0.5, 1.0, 2.0, 4.0])
+    found = growth(kl, 3 * kl**power)
+    assert found.exponent == pytest.approx(power)
+    assert (found.r2 == pytest.approx(1.0)) is (power == 0.5)
+    dented = growth([*kl, 3.0], [*(3 * kl**power), -0.1])
+    assert dented.exponent == pytest.approx(power) and dented.slope < found.slope
+
+
+def test_growth_of_too_little():
+    assert growth([0.0, 1.0, 4.0], [0.0, 1.0, 2.0]) is None
+    assert growth([1.0, 2.0, 3.0], [-1.0, 1.0, 2.0]) is None
