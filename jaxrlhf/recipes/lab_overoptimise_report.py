@@ -23,12 +23,12 @@ LEASH = 12.0  # nats: a cap on KL under which little is lost; "early" is within 
 KEPT = 0.9  # of the peak, under that cap
 EXPONENTS = (0.35, 0.65)  # of KL, early: 1/2 is the published one
 ENSEMBLE = "{reward}, lowest of {members}"
-SAYS = """Gold is in standard deviations of the first policy's answers, counted from their mean; KL
-is exact along sampled prefixes, nats a sequence. Reward models learn from pairs of the first
-policy's answers, of which gold says the better one, and start from it; those of another d_model
-from a language model of their own, made like it. PPO: {updates} updates without a KL penalty; the
-value network is of one size in all arms. Best-of-n: the unbiased estimate from {best_of} answers to
-each held-out prompt."""
+SAYS = """Gold is in standard deviations of the first policy's answers, counted from its mean at
+the start of each curve; KL is exact along sampled prefixes, nats a sequence. Reward models learn
+from pairs of the first policy's answers, of which gold says the better one, and start from it;
+those of another d_model from a language model of their own, made like it. PPO: {updates} updates
+without a KL penalty; the value network is of one size in all arms. Best-of-n: the unbiased estimate
+from {best_of} answers to each held-out prompt."""
 AFTER = """Fits: R(d) = d (alpha - beta d), called best-of-n, and R(d) = d (alpha - beta ln d),
 called rl (Gao et al. 2022), d = sqrt(KL), by least squares in every seed. AIC: how much lower it is
 than that of the other form. Neither is claimed to be a law.
@@ -46,24 +46,28 @@ def of_size(pairs: int, size: int) -> str:
     return f"{learned(pairs)}, d_model {size}"
 
 
+def names(config: Any) -> tuple[list[str], list[str]]:
+    """The arms of single reward models, and the ensemble, if there is one."""
+    single = [learned(count) for count in config.pairs]
+    single += [of_size(max(config.pairs), size) for size in config.sizes]
+    few = learned(min(config.pairs))
+    ensemble = [ENSEMBLE.format(reward=few, members=config.members)] if config.members else []
+    return single, ensemble
+
+
 # What a seed's arm says. Points are objects with step, kl, gold, score and held_out.
 
 
-def gold(found: Found, value: float) -> float:
-    """In standard deviations from the first policy's mean."""
-    return (value - found["gold"]) / found["gold_sd"]
-
-
-def curve(found: Found, arm: str) -> list[dict[str, float]]:
-    """The points of PPO."""
-    return [{**point, "gold": gold(found, point["gold"])} for point in found["arms"][arm]["curve"]]
+def curve(found: Found, arm: str, of: str = "curve") -> list[dict[str, float]]:
+    """The points of PPO, or of best-of-n; gold in deviations from the first one's."""
+    points = found["arms"][arm][of]
+    start, sd = points[0]["gold"], found["gold_sd"]
+    return [{**point, "gold": (point["gold"] - start) / sd} for point in points]
 
 
 def best_of_n(found: Found, arm: str) -> list[dict[str, float]]:
-    """The points of best-of-n."""
-    return [
-        {**point, "gold": gold(found, point["gold"])} for point in found["arms"][arm]["best_of_n"]
-    ]
+    """The points of best-of-n, of which the first is best-of-1."""
+    return curve(found, arm, "best_of_n")
 
 
 def peak(points: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -93,8 +97,7 @@ def early(points: Sequence[dict[str, float]], what: str = "score") -> Growth | N
 def rules(config: Any) -> list[Rule]:
     """Two for each reward model; how sizes, amounts and remedies compare."""
     few, most = (learned(count) for count in (min(config.pairs), max(config.pairs)))
-    single = [learned(count) for count in config.pairs]
-    single += [of_size(max(config.pairs), size) for size in config.sizes]
+    single, ensemble = names(config)
     made = []
     for arm in single:
         says = (
@@ -106,10 +109,9 @@ def rules(config: Any) -> list[Rule]:
         made.append(Rule(says, partial(holds_back, arm=arm)))
     says = f"{few}: stopped where another reward model is highest, more gold than at the end"
     made.append(Rule(says, partial(stops_well, arm=few)))
-    if config.members:
-        ensemble = ENSEMBLE.format(reward=few, members=config.members)
+    if ensemble:
         says = f"the lowest of {config.members} ends with more gold than one of them"
-        made.append(Rule(says, partial(ends_above, arm=ensemble, other=few)))
+        made.append(Rule(says, partial(ends_above, arm=ensemble[0], other=few)))
     if few != most:
         says = f"{most} peak higher than {few}"
         made.append(Rule(says, partial(peaks_above, arm=most, other=few)))
@@ -168,14 +170,14 @@ def grows_by_root(found: Found, arm: str) -> Outcome:
 
 def page(config: Any, found: Sequence[Found]) -> Page:
     """Tables and pictures."""
-    arms = list(found[0]["arms"])
-    remedy = ENSEMBLE.format(reward=learned(min(config.pairs)), members=config.members)
-    sizes = [arm for arm in arms if arm in {of_size(max(config.pairs), x) for x in config.sizes}]
+    single, ensemble = names(config)
+    few, most = (learned(count) for count in (min(config.pairs), max(config.pairs)))
     shown = {
         "pairs": [learned(count) for count in config.pairs],
-        "sizes": [*sizes, learned(max(config.pairs))] if sizes else [],
-        "ensemble": [learned(min(config.pairs)), remedy] if remedy in arms else [],
+        "sizes": [*single[len(config.pairs) :], most] if config.sizes else [],
+        "ensemble": [few, *ensemble] if ensemble else [],
     }
+    arms = [*single, *ensemble]
     return Page(
         title="Over-optimisation",
         command="jaxrlhf lab overoptimise",
@@ -209,7 +211,7 @@ LESS = (
     *("stopped by another reward model", "best-of-n, the most", "at KL"),
 )
 FITS = ("reward", "curve", "form", "alpha", "beta", "R²", "AIC lower by", "better in")
-EARLY = ("reward", "of", "a sqrt(nat)", "R² of the line", "exponent of KL")
+EARLY = ("reward", "of", "seeds", "a sqrt(nat)", "R² of the line", "exponent of KL")
 
 
 def over(found: Sequence[Found], of: Callable[[Found], float]) -> str:
@@ -263,14 +265,14 @@ def both_forms(points: Sequence[dict[str, float]]) -> list[overoptimisation.Fit]
 
 
 def grown(arm: str, found: Sequence[Found]) -> list[list[str]]:
-    """How score and gold grow early."""
+    """How score and gold grow early, in the seeds that have three points or more there."""
     lines = []
     for what in ("score", "gold"):
-        each = [early(curve(seed, arm), what) for seed in found]
-        kept = [one for one in each if one is not None]
-        if len(kept) == len(each):
-            columns = [[getattr(one, name) for one in kept] for name in Growth._fields]
-            lines.append([arm, what, *(format_interval(t_interval(x)) for x in columns)])
+        each = [one for seed in found if (one := early(curve(seed, arm), what))]
+        if each:
+            columns = [[getattr(one, name) for one in each] for name in Growth._fields]
+            figures = [format_interval(t_interval(x)) for x in columns]
+            lines.append([arm, what, f"{len(each)} of {len(found)}", *figures])
     return lines
 
 

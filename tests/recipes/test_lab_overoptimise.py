@@ -75,7 +75,7 @@ def test_best_of_n_by_powers_of_two(dry):
     found = seed["arms"]["2 pairs"]["best_of_n"]
     assert [point["n"] for point in found] == [1, 2, 4]
     np.testing.assert_allclose([point["gold"] for point in found], [1.25, 15.5 / 12, 1.5])
-    assert found[0]["kl"] == 0 and seed["gold"] == 0.5 and seed["gold_sd"] == 0.5
+    assert found[0]["kl"] == 0 and seed["gold_sd"] == 0.5
 
 
 def test_too_few_prompts_are_said(monkeypatch):
@@ -98,7 +98,7 @@ def test_bad_input(argv, says):
 
 
 def found(gold, score=None, kl=None, held_out=None, arm="4 pairs"):
-    """A seed whose gold is in standard deviations already."""
+    """A seed whose gold has a standard deviation of 1."""
     score = range(len(gold)) if score is None else score
     kl = range(len(gold)) if kl is None else kl
     held_out = score if held_out is None else held_out
@@ -107,7 +107,7 @@ def found(gold, score=None, kl=None, held_out=None, arm="4 pairs"):
     curve = [dict(zip(names, map(float, row), strict=True)) for row in rows]
     best = [{"n": 1, "kl": 0.0, "gold": 0.0}]
     figures = {"accuracy": 0.8, "curve": curve, "best_of_n": best}
-    return {"gold": 0.0, "gold_sd": 1.0, "arms": {arm: figures}}
+    return {"gold_sd": 1.0, "arms": {arm: figures}}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_leash_keeps_nine_tenths_of_the_peak(last, holds):
 
 
 def test_gold_is_counted_in_deviations_from_the_start():
-    seed = found((3, 7)) | {"gold": 3.0, "gold_sd": 2.0}
+    seed = found((3, 7)) | {"gold_sd": 2.0}
     assert [point["gold"] for point in report.curve(seed, "4 pairs")] == [0, 2]
 
 
