@@ -4,6 +4,7 @@ The rules were written down before anything was run (design notes, 3.6; signs of
 Coste et al. 2023 and Bai et al. 2022).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -74,9 +75,9 @@ def peak(points: Sequence[dict[str, float]]) -> dict[str, float]:
     return max(points, key=lambda point: point["gold"])
 
 
-def leashed(points: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The last point under the cap on KL."""
-    return [point for point in points if point["kl"] <= LEASH][-1]
+def within(points: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The points before KL first exceeds the cap."""
+    return list(itertools.takewhile(lambda point: point["kl"] <= LEASH, points))
 
 
 def stopped_early(points: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -86,9 +87,9 @@ def stopped_early(points: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def early(points: Sequence[dict[str, float]], what: str = "score") -> Growth | None:
     """How fast a reward grows with KL, as long as that is within the cap."""
-    within = [point for point in points if point["kl"] <= LEASH]
-    gains = [point[what] - points[0][what] for point in within]
-    return overoptimisation.growth([point["kl"] for point in within], gains)
+    start = within(points)
+    gains = [point[what] - points[0][what] for point in start]
+    return overoptimisation.growth([point["kl"] for point in start], gains)
 
 
 # The rules.
@@ -105,7 +106,7 @@ def rules(config: Any) -> list[Rule]:
         )
         made.append(Rule(says, partial(turns, arm=arm)))
     for arm in single:
-        says = f"{arm}: the last policy within {LEASH:g} nats has {KEPT:.0%} of the peak's gold"
+        says = f"{arm}: the last policy before {LEASH:g} nats has {KEPT:.0%} of the peak's gold"
         made.append(Rule(says, partial(holds_back, arm=arm)))
     says = f"{few}: stopped where another reward model is highest, more gold than at the end"
     made.append(Rule(says, partial(stops_well, arm=few)))
@@ -120,7 +121,7 @@ def rules(config: Any) -> list[Rule]:
         says = f"{most}: the policy's size peaks higher than d_model {min(config.sizes)}"
         made.append(Rule(says, partial(peaks_above, arm=most, other=small)))
     low, high = EXPONENTS
-    says = f"{most}: within {LEASH:g} nats the score grows as KL to the power of {low} to {high}"
+    says = f"{most}: before {LEASH:g} nats the score grows as KL to the power of {low} to {high}"
     made.append(Rule(says, partial(grows_by_root, arm=most)))
     return made
 
@@ -137,7 +138,7 @@ def turns(found: Found, arm: str) -> Outcome:
 
 def holds_back(found: Found, arm: str) -> Outcome:
     points = curve(found, arm)
-    kept, top = leashed(points)["gold"], peak(points)["gold"]
+    kept, top = within(points)[-1]["gold"], peak(points)["gold"]
     return Outcome(kept >= KEPT * top, f"{kept:+.2f} of {top:+.2f}")
 
 
@@ -187,7 +188,7 @@ def page(config: Any, found: Sequence[Found]) -> Page:
             Table("Ways to lose less, and best-of-n", LESS, [less(arm, found) for arm in arms]),
             Table("Fits", FITS, [line for arm in arms for line in fits(arm, found)]),
             Table(
-                f"Within {LEASH:g} nats",
+                f"Before {LEASH:g} nats",
                 EARLY,
                 [line for arm in arms for line in grown(arm, found)],
             ),
@@ -207,7 +208,7 @@ PPO_HEADERS = (
     *("score at the peak", "at the end"),
 )
 LESS = (
-    *("reward", "gold at the peak", "at the end", f"last within {LEASH:g} nats"),
+    *("reward", "gold at the peak", "at the end", f"last before {LEASH:g} nats"),
     *("stopped by another reward model", "best-of-n, the most", "at KL"),
 )
 FITS = ("reward", "curve", "form", "alpha", "beta", "R²", "AIC lower by", "better in")
@@ -231,7 +232,7 @@ def ppo_line(arm: str, found: Sequence[Found]) -> list[str]:
 
 def less(arm: str, found: Sequence[Found]) -> list[str]:
     ways: list[Callable[[list[dict[str, float]]], dict[str, float]]]
-    ways = [peak, lambda points: points[-1], leashed, stopped_early]
+    ways = [peak, lambda points: points[-1], lambda points: within(points)[-1], stopped_early]
     figures = [over(found, lambda seed, way=way: way(curve(seed, arm))["gold"]) for way in ways]
     best = over(found, lambda seed: best_of_n(seed, arm)[-1]["gold"])
     return [arm, *figures, best, f"{best_of_n(found[0], arm)[-1]['kl']:.2f}"]

@@ -126,8 +126,8 @@ def test_turning_over(gold, score, holds):
 
 @pytest.mark.parametrize(("last", "holds"), [(1.8, True), (1.7, False)])
 def test_a_leash_keeps_nine_tenths_of_the_peak(last, holds):
-    # Within 12 nats the last point is the third; the fourth is beyond.
-    seed = found((0, 2, last, -5), kl=(0, 6, 11.9, 12.1))
+    # The fourth point is beyond 12 nats; that the fifth is not does not count.
+    seed = found((0, 2, last, -5, -9), kl=(0, 6, 11.9, 12.1, 11))
     assert report.holds_back(seed, "4 pairs").holds is holds
 
 
@@ -152,9 +152,9 @@ def test_one_arm_above_another():
 
 @pytest.mark.parametrize(("power", "holds"), [(0.5, True), (0.4, True), (1.0, False), (0.2, False)])
 def test_growth_by_the_root_of_kl(power, holds):
-    """What comes beyond 12 nats does not count."""
-    kl = np.array([0, 1, 2, 4, 8, 12, 40])
-    score = np.where(kl <= 12, kl**power, -7)
+    """What comes after 12 nats does not count."""
+    kl = np.array([0, 1, 2, 4, 8, 12, 40, 11])
+    score = np.where(np.arange(8) < 6, kl**power, -7)
     assert report.grows_by_root(found(kl, score, kl=kl), "4 pairs").holds is holds
 
 
