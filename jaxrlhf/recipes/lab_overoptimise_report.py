@@ -34,6 +34,12 @@ AFTER = """Fits: R(d) = d (alpha - beta d), called best-of-n, and R(d) = d (alph
 called rl (Gao et al. 2022), d = sqrt(KL), by least squares in every seed. AIC: how much lower it is
 than that of the other form. Neither is claimed to be a law.
 
+Before 12 nats there are few points: an update moves the policy by some nats there. Exponents and R²
+of three points mean little.
+
+Settings were chosen on seed 0. At a third of this learning rate gold had fallen by less than .1 SD
+after 60 updates. From 100 pairs (accuracy .70) gold had not fallen after 80.
+
 Intervals are 95 %, Student's t over seeds."""
 
 
