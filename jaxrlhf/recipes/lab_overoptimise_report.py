@@ -178,13 +178,8 @@ def grows_by_root(found: Found, arm: str) -> Outcome:
 def page(config: Any, found: Sequence[Found]) -> Page:
     """Tables and pictures."""
     single, ensemble = names(config)
-    few, most = (learned(count) for count in (min(config.pairs), max(config.pairs)))
-    shown = {
-        "pairs": [learned(count) for count in config.pairs],
-        "sizes": [*single[len(config.pairs) :], most] if config.sizes else [],
-        "ensemble": [few, *ensemble] if ensemble else [],
-    }
     arms = [*single, *ensemble]
+    early_lines = [line for arm in arms for line in grown(arm, found)]
     return Page(
         title="Over-optimisation",
         command="jaxrlhf lab overoptimise",
@@ -193,20 +188,23 @@ def page(config: Any, found: Sequence[Found]) -> Page:
             Table("PPO", PPO_HEADERS, [ppo_line(arm, found) for arm in arms]),
             Table("Ways to lose less, and best-of-n", LESS, [less(arm, found) for arm in arms]),
             Table("Fits", FITS, [line for arm in arms for line in fits(arm, found)]),
-            Table(
-                f"Before {LEASH:g} nats",
-                EARLY,
-                [line for arm in arms for line in grown(arm, found)],
-            ),
+            Table(f"Before {LEASH:g} nats", EARLY, early_lines),
         ],
-        pictures={
-            **{
-                f"gold-{name}": gold_picture(names, found) for name, names in shown.items() if names
-            },
-            "rewards": rewards_picture(learned(min(config.pairs)), found),
-        },
+        pictures=pictures(config, found),
         after=AFTER,
     )
+
+
+def pictures(config: Any, found: Sequence[Found]) -> dict[str, Any]:
+    """By amount of data, by size, with the remedies; and what the reward models say."""
+    single, ensemble = names(config)
+    few, most = (learned(count) for count in (min(config.pairs), max(config.pairs)))
+    of_pairs, of_sizes = single[: len(config.pairs)], single[len(config.pairs) :]
+    drawn = {"gold-pairs": gold_picture(of_pairs, found)}
+    if of_sizes:
+        drawn["gold-sizes"] = gold_picture([*of_sizes, most], found)
+    drawn["gold-remedies"] = gold_picture([few, *ensemble], found, stopped=[few])
+    return {**drawn, "rewards": rewards_picture(few, found)}
 
 
 PPO_HEADERS = (
@@ -283,8 +281,8 @@ def grown(arm: str, found: Sequence[Found]) -> list[list[str]]:
     return lines
 
 
-def gold_picture(arms: Sequence[str], found: Sequence[Found]) -> Any:
-    """Gold over sqrt(KL), means over seeds at each evaluation."""
+def gold_picture(arms: Sequence[str], found: Sequence[Found], stopped: Sequence[str] = ()) -> Any:
+    """Gold over sqrt(KL), means over seeds at each evaluation; where each seed is `stopped`."""
     drawn = []
     for arm in arms:
         x, y = mean_path([curve(seed, arm) for seed in found])
@@ -292,6 +290,11 @@ def gold_picture(arms: Sequence[str], found: Sequence[Found]) -> Any:
     for arm in arms:
         x, y = mean_path([best_of_n(seed, arm) for seed in found])
         drawn.append(Line(x, y["gold"], f"{arm}: best-of-n", style="points"))
+    for arm in stopped:
+        ends = [stopped_early(curve(seed, arm)) for seed in found]
+        x, y = [math.sqrt(end["kl"]) for end in ends], [end["gold"] for end in ends]
+        says = f"{arm}: where another reward model stops each seed"
+        drawn.append(Line(x, y, says, style="points"))
     return plots.lines(drawn, xlabel=ROOT, ylabel="gold, SD", title="Gold over sqrt(KL)")
 
 

@@ -202,7 +202,7 @@ def test_every_arm_is_optimised_and_measured(done):
         assert all("eval/score_1" in row for row in rows)
     page = (done / "page.md").read_text()
     assert "12 pairs, lowest of 2" in page and "best-of-n" in page
-    assert (done / "page" / "gold-ensemble.png").stat().st_size > 5_000
+    assert (done / "page" / "gold-remedies.png").stat().st_size > 5_000
 
 
 def test_the_ensemble_is_paid_its_lowest_score(done):
