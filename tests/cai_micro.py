@@ -85,13 +85,14 @@ LOOSE = {
 
 @functools.cache
 def pipeline() -> Path:
-    """The folder with `cai.yaml`, `loose.yaml` and `run/`: every stage, done in this process."""
-    folder = micro.scratch() / "cai-pipeline"
-    folder.mkdir()
+    """The folder with `cai.yaml`, `loose.yaml` and `run/`: every stage of `CONFIG`."""
+    return micro.shared("cai-pipeline", _pipeline)
+
+
+def _pipeline(folder: Path) -> None:
     (folder / "cai.yaml").write_text(config_file.to_text(CONFIG))
     (folder / "loose.yaml").write_text(config_file.to_text(LOOSE))
     assert micro.command(folder, "cai", "--config", "cai.yaml") == 0
-    return folder
 
 
 def copy(folder: Path, *without: str) -> Path:

@@ -30,18 +30,20 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Small products are what there is: threads that wait for one are work for nobody, on all cores.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Programs of more than a moment are kept for the session, and found again when they recur: here,
-# and in the processes that share the work, which inherit the name.
-if "JAXRLHF_COMPILED" not in os.environ:
-    os.environ["JAXRLHF_COMPILED"] = tempfile.mkdtemp(prefix="jaxrlhf-compiled-")
-    atexit.register(shutil.rmtree, os.environ["JAXRLHF_COMPILED"], ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", os.environ["JAXRLHF_COMPILED"])
+# What takes long to make, and programs of more than a moment, are made once for the session, by
+# whichever process needs them first: the others, which share the work, inherit the folder's name.
+if "JAXRLHF_TESTS" not in os.environ:
+    os.environ["JAXRLHF_TESTS"] = tempfile.mkdtemp(prefix="jaxrlhf-session-")
+    atexit.register(shutil.rmtree, os.environ["JAXRLHF_TESTS"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", f"{os.environ['JAXRLHF_TESTS']}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -7,13 +7,14 @@ Children find the programs that this process compiled (`conftest.py` keeps them 
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,28 @@ def scratch() -> Path:
     return folder
 
 
+def shared(name: str, make: Callable[[Path], None]) -> Path:
+    """A copy, of this process alone, of the folder that `make` fills: once for all processes."""
+    home = Path(os.environ["JAXRLHF_TESTS"])
+    with (home / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / f"{name}.made").exists():
+            shutil.rmtree(home / name, ignore_errors=True)
+            (home / name).mkdir()
+            make(home / name)
+            (home / f"{name}.made").touch()
+    return Path(shutil.copytree(home / name, scratch() / name))
+
+
 @functools.cache
 def pipeline() -> Path:
-    """The folder with `micro.yaml` and `run/`: every stage of `CONFIG`, done in this process."""
-    folder = scratch() / "pipeline"
-    folder.mkdir()
+    """The folder with `micro.yaml` and `run/`: every stage of `CONFIG`."""
+    return shared("pipeline", _pipeline)
+
+
+def _pipeline(folder: Path) -> None:
     (folder / "micro.yaml").write_text(config_file.to_text(CONFIG))
     assert command(folder, "rlhf", "--config", "micro.yaml") == 0
-    return folder
 
 
 def copy(folder: Path, *without: str) -> Path:

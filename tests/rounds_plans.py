@@ -39,11 +39,14 @@ SECOND = f"{micro.scratch()}/second_rounds.yaml"
 
 @functools.cache
 def pipeline() -> Path:
-    """The folder with `rounds.yaml` and `rounds/`: every stage of `CONFIG`, done here."""
-    folder = micro.copy(micro.scratch() / "rounds")
+    """The folder with `rounds.yaml` and `rounds/`: every stage of `CONFIG`."""
+    return micro.shared("rounds", _pipeline)
+
+
+def _pipeline(folder: Path) -> None:
+    micro.copy(folder)
     (folder / "rounds.yaml").write_text(config_file.to_text(CONFIG))
     assert micro.command(folder, "rounds", "--config", "rounds.yaml") == 0
-    return folder
 
 
 def copy(folder: Path, *without: str) -> Path:

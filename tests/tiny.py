@@ -35,7 +35,7 @@ PAD, EOS, GOOD, BAD, VOCAB = 0, 1, 2, 3, 8
 CONFIG = transformer_config(
     "llama",
     vocab_size=VOCAB,
-    num_layers=2,
+    num_layers=1,
     num_heads=2,
     num_kv_heads=2,
     d_model=16,

@@ -7,6 +7,7 @@ are inverse. No model code from a folder or hub is ever executed.
 """
 
 import difflib
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ def load_tokenizer(path: str | Path) -> Any:
     if local and not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise DataError(f"{folder}: holds none of {', '.join(TOKENIZER_FILES)}")
     try:
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(
+        tokenizer = _class_for(folder).from_pretrained(
             str(folder if local else path), local_files_only=local, trust_remote_code=False
         )
     except Exception as problem:  # the library raises many kinds for unreadable folders
@@ -189,6 +190,20 @@ def _transformers():
     finally:
         log.removeFilter(not_of_pytorch)
     return transformers
+
+
+def _class_for(folder: Path):
+    """The class that reads a folder: the one it names where that is the plain one, which is what
+    is saved here.
+
+    Otherwise the library finds out which, for which it reads the model's config and imports PyTorch
+    where there is one: seconds of every command.
+    """
+    library, config = _transformers(), folder / "tokenizer_config.json"
+    plain = library.PreTrainedTokenizerFast
+    if config.is_file() and json.loads(config.read_text()).get("tokenizer_class") == plain.__name__:
+        return plain
+    return library.AutoTokenizer
 
 
 def _wrap(backend, specials: list[str], *, unk: bool):

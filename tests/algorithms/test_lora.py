@@ -41,8 +41,8 @@ def test_the_optimiser_keeps_moments_of_adapters_alone(name):
     """Adam: two moments a trained number, and a counter (int32) beside them."""
     case = tiny.CASES[name](optax.adam(1e-2))
     state = case.algorithm.init(case.params, jax.random.key(0))
-    # L = 2, D = 16, r = 2, d_ff = 32. q, k, v, o: r·(16 + 16) each; gate, up, down: r·(16 + 32).
-    adapters = 2 * (4 * 2 * 32 + 3 * 2 * 48)
+    # L = 1, D = 16, r = 2, d_ff = 32. q, k, v, o: r·(16 + 16) each; gate, up, down: r·(16 + 32).
+    adapters = 4 * 2 * 32 + 3 * 2 * 48
     head = 16 + 1
     count = {
         "lora-sft": adapters,

@@ -2,6 +2,8 @@
 
 import logging
 import random
+import subprocess
+import sys
 
 import pytest
 from realdata import shared_data
@@ -81,6 +83,22 @@ def test_saved_folder_is_an_ordinary_one(tmp_path, kind):
         assert loaded.special_tokens_map == tok.special_tokens_map
         assert loaded.decode(loaded.encode("a cat <x> ü")) == "a cat <x> ü"
         assert loaded.encode("a cat ü 🙂<eos>") == tok.encode("a cat ü 🙂<eos>")
+
+
+def test_our_own_folder_is_read_without_pytorch(tmp_path):
+    """And as the library would read it, a model's config beside it or not."""
+    word_tokenizer(["sun"]).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    code = (
+        "import sys; from jaxrlhf.data.tokenizer import load_tokenizer as load; "
+        f"tokenizer = load({str(tmp_path)!r}); assert 'torch' not in sys.modules; "
+        "import transformers; "
+        f"library = transformers.AutoTokenizer.from_pretrained({str(tmp_path)!r}); "
+        "assert type(tokenizer) is type(library); "
+        "assert tokenizer.get_vocab() == library.get_vocab(); "
+        "assert tokenizer.special_tokens_map == library.special_tokens_map"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_arguments():
