@@ -4,6 +4,7 @@ On the transformer of `tiny`, where a neighbour in the row could be seen, and wi
 are the gradients.
 """
 
+import dataclasses
 import functools
 from unittest import mock
 
@@ -14,9 +15,11 @@ import optax
 import pytest
 import tiny
 
-from jaxrlhf import packing, rewards
+from jaxrlhf import packing, reading, rewards, sharding
 from jaxrlhf.algorithms.ppo import Settings
+from jaxrlhf.errors import UserError
 from jaxrlhf.models import make_scalar_model
+from jaxrlhf.models.rope import RopeScaling
 
 REWARD = make_scalar_model(tiny.CONFIG, final_norm=False, pooling="mean")
 SHARED = Settings(
@@ -103,3 +106,27 @@ def test_pairs_are_learned_from_alike():
     assert metrics["padding"] < slow.pop("padding") - 0.2
     for field, x in slow.items():
         np.testing.assert_allclose(metrics[field], x, rtol=1e-4, atol=1e-5, err_msg=field)
+
+
+def test_a_reward_model_reads_each_devices_rows_there():
+    rng = np.random.default_rng(0)
+    tokens, mask = rng.integers(0, 8, (8, 12)), np.arange(12) < rng.integers(1, 13, 8)[:, None]
+    rows = sharding.shard_batch(sharding.make_mesh(2, 1), {"tokens": tokens, "mask": mask})
+    packed = reading.pack(tokens, mask, mask, like=rows["tokens"], configs=[tiny.CONFIG])
+    assert packed.tokens.shape[0] == 2 and packed.tokens.sharding == rows["tokens"].sharding
+    there, here = (
+        reward_fn("packed")(rewards.Rollout(x["tokens"], x["mask"], 4))
+        for x in (rows, {"tokens": jnp.asarray(tokens), "mask": jnp.asarray(mask)})
+    )
+    np.testing.assert_allclose(there, here, atol=1e-5)
+
+
+def test_a_model_whose_positions_look_at_lengths_is_packed_up_to_its_limit():
+    scaling = RopeScaling("dynamic", factor=2.0)
+    config = dataclasses.replace(tiny.CONFIG, rope_scaling=scaling, max_positions=10)
+    tokens, mask = np.ones((4, 10), int), np.arange(10) < 6 * np.ones((4, 1))
+    packed = reading.pack(tokens, mask, mask, like=tokens, configs=[tiny.CONFIG, config])
+    assert packed.tokens.shape == (1, 4, 10)
+    wider = np.pad(tokens, ((0, 0), (0, 1))), np.pad(mask, ((0, 0), (0, 1)))
+    with pytest.raises(UserError, match="this model's positions allow 10"):
+        reading.pack(*wider, wider[1], like=tokens, configs=[config])
