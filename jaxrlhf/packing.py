@@ -1,7 +1,7 @@
 """Sequences of any padding laid end to end in rows without it: where each goes, on the host.
 
     padded [B, T]   a a . . . .        packed [R, W]   b b b b b c
-                    b b b b b .                        a a d d d .
+                    b b b b b .                        d d d a a .
                     c . . . . .
                     d d d . . .
 
@@ -36,9 +36,7 @@ class Packed(NamedTuple):
 
     tokens: Any  # [C, R, W] int32
     segment_ids: Any  # [C, R, W] int32: 1, 2, ... along a row; 0 is padding
-    places: (
-        Any  # [C, M] int32: columns 0 to R W - 1 of the cell, in the order of the batch; then 0s
-    )
+    places: Any  # [C, M] int32: columns of the cell, 0 to R W - 1, as the batch has them; then 0s
 
 
 class Plan(NamedTuple):
@@ -162,7 +160,10 @@ def _cells(x: np.ndarray, shards: int, groups: int) -> np.ndarray:
 def _dealt(rows: np.ndarray, lengths: np.ndarray, ways: int) -> np.ndarray:
     """`[ways, n]`: the longest rows first, a round at a time, to where the fewest tokens are."""
     if len(rows) % ways:
-        raise UserError(f"packing: {len(rows)} rows do not divide into {ways} parts")
+        raise UserError(
+            f"packing: {len(rows)} rows do not divide into {ways} parts (minibatches, then "
+            "micro-batches, then devices)"
+        )
     longest = rows[np.argsort(-lengths[rows], kind="stable")].reshape(-1, ways)
     parts, total = np.empty_like(longest), np.zeros(ways, np.int64)
     for turn, some in enumerate(longest):
