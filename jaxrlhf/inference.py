@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxrlhf import continuous
+from jaxrlhf import continuous, reading
 from jaxrlhf.losses import divergences, log_probs
 from jaxrlhf.models.heads import Classifier, ScalarModel
 from jaxrlhf.models.transformer import LM, Params
+from jaxrlhf.packing import Packed
 from jaxrlhf.sampling import Sampling, first_token, next_token, repeated
 
 
@@ -138,26 +139,27 @@ def score(
     temperature: float | jax.Array = 1.0,
     chunk_size: int | None = None,
     segment_ids: jax.Array | None = None,
+    packed: Packed | None = None,
 ) -> log_probs.TokenStats:
     """Log-prob and entropy `[B, N]` of the last N = `response_length` tokens, 0 where masked.
 
     Entry n is about column P + n given the columns before it, logits divided by `temperature`.
-    `chunk_size` (vocabulary) bounds memory: `[B, N, V]` is never kept. Packed rows bring
-    `segment_ids`; the log-prob of a segment's first token then means nothing.
+    `chunk_size` (vocabulary) bounds memory: `[B, N, V]` is never kept. Rows that hold several texts
+    bring `segment_ids`; the log-prob of a segment's first token then means nothing. `packed` are
+    the same texts without padding, which are read in place of `tokens`.
     """
-    last = _columns_read(tokens, response_length)
-    hidden = lm.hidden(params, tokens, mask, segment_ids=segment_ids, last=last)
-    hidden = _before_response(hidden, response_length)
-    tokens, mask = tokens[:, -response_length:], mask[:, -response_length:]
+    _check_response(tokens, response_length)
+    read = reading.of(tokens, mask, length=response_length, packed=packed)
+    own = {} if segment_ids is None else {"segment_ids": segment_ids}
     stats = token_stats(
         lm,
         params,
-        hidden,
-        jnp.where(mask, tokens, 0),
+        read.aligned(lm.hidden(params, **read.inputs, **own)),
+        read.tokens,
         temperature=temperature,
         chunk_size=chunk_size,
     )
-    return jax.tree.map(lambda x: jnp.where(mask, x, 0.0), stats)
+    return jax.tree.map(read.spread, stats)
 
 
 def token_stats(
@@ -198,14 +200,14 @@ def exact_kl(
     temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
     """KL(pi || ref) `[B, N]` in nats, exact, at each of the last N tokens; 0 where masked."""
+    _check_response(tokens, response_length)
+    read = reading.of_padded(tokens, mask, length=response_length)
 
     def logits(params):
-        hidden = lm.hidden(params, tokens, mask, last=_columns_read(tokens, response_length))
-        hidden = _before_response(hidden, response_length)
-        return lm.logits(params, hidden)
+        return lm.logits(params, read.aligned(lm.hidden(params, **read.inputs)))
 
     kl = divergences.exact(logits(params), logits(ref_params), temperature=temperature)
-    return jnp.where(mask[:, -response_length:], kl, 0.0)
+    return read.spread(kl)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "response_length"))
@@ -216,18 +218,29 @@ def values(
     mask: jax.Array,
     *,
     response_length: int,
+    packed: Packed | None = None,
 ) -> jax.Array:
-    """Values `[B, N]` float32 of the state BEFORE each of the last N tokens; 0 where masked."""
-    last = _columns_read(tokens, response_length)
-    aligned = _before_response(model.apply(params, tokens, mask, last=last), response_length)
-    return jnp.where(mask[:, -response_length:], aligned, 0.0)
+    """Values `[B, N]` float32 of the state BEFORE each of the last N tokens; 0 where masked.
+
+    `packed` as in `score`.
+    """
+    _check_response(tokens, response_length)
+    read = reading.of(tokens, mask, length=response_length, packed=packed)
+    return read.spread(read.aligned(model.apply(params, **read.inputs)))
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def reward_scores(
-    model: ScalarModel, params: Params, tokens: jax.Array, mask: jax.Array
+    model: ScalarModel,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    packed: Packed | None = None,
 ) -> jax.Array:
-    """Scores `[B]` float32 at the last real token of each row."""
+    """Scores `[B]` float32 at the last real token of each row; `packed` as in `score`."""
+    if packed is not None:
+        return reading.scores(model, params, packed, mask)
     return model.scores(params, tokens, mask)
 
 
@@ -297,20 +310,13 @@ def _advance(lm, weights, loop, cache, keys, sampling):
     return next_token(lm, weights, loop, cache, keys, sampling)
 
 
-def _columns_read(tokens, response_length):
-    """How many last columns predict the N response tokens: N and, as shifting needs, one more."""
+def _check_response(tokens, response_length):
     columns = tokens.shape[1]
     if not 1 <= response_length < columns:
         raise ValueError(
             f"response_length={response_length} must be between 1 and {columns - 1}: "
             "the first column has nothing before it"
         )
-    return response_length + 1
-
-
-def _before_response(x, response_length):
-    """Shift `[B, T, ...]` and keep the last N columns: the predictions of the response tokens."""
-    return log_probs.shift(x)[:, -response_length:]
 
 
 def _widened(lm, prompts, prompt_mask, sampling):

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrlhf import inference
+from jaxrlhf import inference, reading
 from jaxrlhf.errors import NonFiniteError, UserError
 from jaxrlhf.models.heads import ScalarModel
+from jaxrlhf.packing import Packing
 
 
 class Rollout(NamedTuple):
@@ -52,11 +53,15 @@ def as_scores(scores: Any, *, batch_size: int) -> jax.Array:
     return scores
 
 
-def from_model(model: ScalarModel, params: Any) -> RewardFn:
-    """The score of a reward model at the last visible token."""
+def from_model(model: ScalarModel, params: Any, *, packing: Packing = "none") -> RewardFn:
+    """The score of a reward model at the last visible token; the same with `packing`, sooner."""
 
     def score(rollout: Rollout) -> jax.Array:
-        return inference.reward_scores(model, params, rollout.tokens, rollout.mask)
+        tokens, mask = rollout.tokens, rollout.mask
+        packed = None
+        if packing == "packed":
+            packed = reading.pack(tokens, mask, mask, like=tokens, configs=[model.config])
+        return inference.reward_scores(model, params, tokens, mask, packed=packed)
 
     return score
 

@@ -72,14 +72,14 @@ def elements_per_device(tree: Any, *, tensor: int) -> int:
 
 
 def shard_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows of every array spread over the data axis.
+    """Rows of every array, and of every tuple of arrays, spread over the data axis.
 
     Raises:
       UserError: the batch does not divide by the data axis.
     """
     rows, ways = NamedSharding(mesh, PartitionSpec(DATA)), mesh.shape[DATA]
-    for name, x in batch.items():
-        size = x.shape[0]
+    sizes = [(name, x.shape[0]) for name, xs in batch.items() for x in jax.tree.leaves(xs)]
+    for name, size in sizes:
         if size % ways:
             nearest = max((size + ways // 2) // ways, 1) * ways
             raise UserError(

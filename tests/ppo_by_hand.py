@@ -202,4 +202,5 @@ def update(params, batch, settings, *, prompt_length, beta, orders, temperature,
     if settings.kl_target is not None:
         error = np.clip(metrics["objective/kl_k1"] / settings.kl_target - 1, -0.2, 0.2)
         next_beta = beta * (1 + error * len(sequences) / settings.kl_horizon)
+    metrics["rollout/padding"] = 1 - np.mean(batch["mask"])
     return params, next_beta, metrics

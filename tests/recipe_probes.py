@@ -85,6 +85,12 @@ class Stage:
         return shapes(state.extra) + program(algorithm.update, state, batch, key, *frozen)
 
     @functools.cached_property
+    def collected(self) -> str:
+        """The batch of an update, in names and shapes."""
+        algorithm, key = self.given["algorithm"], jax.random.key(0)
+        return shapes(algorithm.collect(None, lambda: self.first, key)[0])
+
+    @functools.cached_property
     def frozen(self) -> str:
         return content(self.given["algorithm"].frozen)
 
@@ -256,7 +262,7 @@ class Seen(NamedTuple):
 
     scores: str
     completions: list[dict]
-    truncation: Any
+    options: dict[str, Any]
     reference: str
 
 
@@ -284,7 +290,7 @@ def ppo_seen(*overrides: str) -> Seen:
         stage.evaluations[0][-1](algorithm.init(stage.given["params"], key))
         log.close()
         completions = read_completions(out)
-    return Seen(scores, completions, options_seen[0]["truncation"], references_seen[0])
+    return Seen(scores, completions, options_seen[0], references_seen[0])
 
 
 def scores(*overrides: str) -> str:
@@ -323,7 +329,11 @@ def first_figures(*overrides: str) -> str:
 
 
 def truncation_of_ppo(*overrides: str) -> str:
-    return repr(ppo_seen(*overrides).truncation)
+    return repr(ppo_seen(*overrides).options["truncation"])
+
+
+def packing_of_ppo(*overrides: str) -> str:
+    return ppo_seen(*overrides).options["packing"]
 
 
 def reference_of_ppo(*overrides: str) -> str:

@@ -210,6 +210,9 @@ CASES = {
         f"{PPO} ppo.num_mini_batches=4 ppo.gradient_accumulation_steps=4", "a minibatch = 2"
     ),
     "a zero head has no scale": case(f"{REWARD} zero_head=true", "set normalize_before: false"),
+    "packed rows of like length": case(
+        f"{REWARD} packing=packed group_by_length=true", "packed rows have no padding"
+    ),
     "no model named": case("sample prompts.files=[prompts.jsonl]", "model_path", "needs a value"),
     "no policy named": case("ppo", "policy", "needs a value"),
     "no reward": case(f"{PPO} reward_model=null", "reward_model, reward_function: give one"),

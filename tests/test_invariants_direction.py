@@ -184,8 +184,9 @@ objective/kl_k1 objective/kl_k3 objective/kl_coef objective/entropy objective/sc
 objective/score_total objective/score_heldout policy/approx_kl policy/clip_fraction
 policy/ratio_mean policy/ratio_max policy/entropy value/loss value/explained_variance
 value/clip_fraction value/mean value/var returns/mean returns/var rollout/length rollout/eos_rate
-rollout/repetition rollout/sampler_logprob_gap time/generate_s time/score_s time/update_s
-time/generated_tokens_per_s time/compilations time/compile_s time/peak_memory_mib
+rollout/padding rollout/repetition rollout/sampler_logprob_gap
+time/generate_s time/score_s time/update_s time/generated_tokens_per_s time/compilations
+time/compile_s time/peak_memory_mib
 """
 
 

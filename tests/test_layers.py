@@ -21,20 +21,22 @@ ROOT = Path(jaxrlhf.__file__).parent
 # Longest match wins. These may import the listed parts of the package and no others.
 ONLY = {
     "errors": (),
+    "packing": ("errors",),
+    "reading": ("packing", "losses", "models", "errors"),
     "xla": (),
     "losses": ("losses",),
     "models": ("models", "errors"),
     "sampling": ("models", "errors"),
     "continuous": ("models", "sampling"),
-    "inference": ("continuous", "losses", "models", "sampling", "errors"),
-    "rewards": ("inference", "losses", "models", "errors"),
+    "inference": ("continuous", "reading", "packing", "losses", "models", "sampling", "errors"),
+    "rewards": ("inference", "reading", "packing", "losses", "models", "errors"),
     "constitutional": (
         *("constitutional", "sampling", "inference", "data", "models", "sharding", "config"),
         "errors",
     ),
     "algorithms": (
         *("algorithms", "losses", "sampling", "inference", "models", "rewards", "monitoring"),
-        "errors",
+        *("packing", "reading", "errors"),
     ),
     "sharding": ("models", "errors"),
     "hf": ("hf", "models", "sharding", "errors"),

@@ -206,7 +206,9 @@ def lora_reward_case(optimizer) -> Case:
     )
 
 
-def lora_ppo_case(optimizer, *, settings: Settings = SETTINGS, reward_fn=good_share) -> Case:
+def lora_ppo_case(
+    optimizer, *, settings: Settings = SETTINGS, reward_fn=good_share, **options
+) -> Case:
     """PPO of which adapters and the value head train; policy, value and reference share a base."""
     base, batch = LM.init(jax.random.key(1)), prompts(np.random.default_rng(0))
     trunk = lora.frozen(LORA, base)
@@ -215,7 +217,7 @@ def lora_ppo_case(optimizer, *, settings: Settings = SETTINGS, reward_fn=good_sh
         frozen["value"] = {"lm": trunk}
         value["lm"] = lora.init(LORA, jax.random.key(4), base)
     params = {"policy": lora.init(LORA, jax.random.key(3), base), "value": value}
-    algorithm = ppo(LM, base, reward_fn, optimizer, SAMPLING, settings, frozen=frozen)
+    algorithm = ppo(LM, base, reward_fn, optimizer, SAMPLING, settings, frozen=frozen, **options)
 
     def progress(params):
         policy = lora.attach(trunk, params["policy"])
@@ -276,6 +278,12 @@ CASES = {
             num_mini_batches=2,
             gradient_accumulation_steps=2,
         ),
+    ),
+    "reward-packed": lambda optimizer: reward_case(optimizer, packing="packed", micro_batches=2),
+    "ppo-packed": lambda optimizer: ppo_case(
+        optimizer,
+        settings=Settings(value_model="shared", num_ppo_epochs=2, num_mini_batches=2),
+        packing="packed",
     ),
     "lora-sft": lora_sft_case,
     "lora-reward": lora_reward_case,

@@ -24,7 +24,7 @@ from jaxrlhf.models import lora
 
 Array = jax.Array
 Params = Any
-Batch = Mapping[str, Any]  # arrays whose first axis is the batch
+Batch = Mapping[str, Any]  # arrays, or tuples of them, whose first axis is the batch
 Metrics = dict[str, Any]  # f32 scalars by name
 NextBatch = Callable[[], Batch]
 LIMITS = {

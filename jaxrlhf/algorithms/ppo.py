@@ -10,9 +10,13 @@ Deviations from the original code, on purpose:
    the sampler are only compared with them (`rollout/sampler_logprob_gap`).
 2. Losses are means over the response tokens of a whole minibatch, however it is split into
    micro-batches or over devices.
+3. With `packing` sequences are dealt to minibatches once a batch, each with about as many tokens,
+   and an epoch takes these in a new order; without it every epoch deals anew. A batch that is one
+   minibatch is learned from alike, up to rounding.
 """
 
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrlhf import inference, monitoring, rewards
+from jaxrlhf import inference, monitoring, reading, rewards
 from jaxrlhf.algorithms.base import (
     Algorithm,
     Params,
@@ -36,15 +40,18 @@ from jaxrlhf.algorithms.base import (
 from jaxrlhf.algorithms.rollouts import (
     Truncation,
     check_sampling,
+    dealt,
+    packed,
     repetition,
     shape_scores,
     visible,
 )
 from jaxrlhf.inference import token_stats
-from jaxrlhf.losses import advantages, divergences, log_probs, masked, policy
+from jaxrlhf.losses import advantages, divergences, masked, policy
 from jaxrlhf.losses.log_probs import TokenStats
 from jaxrlhf.models import LM, heads
 from jaxrlhf.models.heads import ScalarModel, make_scalar_model
+from jaxrlhf.packing import Packed, Packing
 from jaxrlhf.sampling import Sampling
 
 Array = jax.Array
@@ -102,7 +109,7 @@ class Settings:
 
 
 class Minibatch(NamedTuple):
-    """A rollout batch with its learning signal, all `[b, ...]`."""
+    """A rollout batch with its learning signal, all `[b, ...]` but for the packed rows."""
 
     tokens: Array  # [b, P+N]
     mask: Array  # [b, P+N]
@@ -112,6 +119,7 @@ class Minibatch(NamedTuple):
     old_values: Array
     advantages: Array
     returns: Array
+    packed: Packed | None = None
 
 
 def ppo(
@@ -125,6 +133,7 @@ def ppo(
     value_network: ScalarModel | None = None,
     truncation: Truncation | None = None,
     chunk_size: int | None = None,
+    packing: Packing = "none",
     frozen: Params = None,
 ) -> Algorithm:
     """Proximal policy optimisation of a language model against `reward_fn`.
@@ -143,12 +152,16 @@ def ppo(
       value_network: with `value_model="separate"`; by default one of the policy's size.
       truncation: what the reward sees of a response; the policy trains on all it sampled.
       chunk_size: vocabulary entries at a time in the output layer.
+      packing: "packed" has models read rows without padding, several sequences in each: see
+        `jaxrlhf.packing`.
       frozen: the part of the parameters that does not train, `{"policy": lora.frozen(...), "value":
         {"lm": lora.frozen(...)}}`; "value" is absent with a shared trunk. What trains is then
         adapters and the head. Policy, value and `reference_params` may share one base's arrays.
     Batches asked of the data: `prompt_tokens` `[B, P]`, `prompt_mask`, and `row` `[B]`.
     Raises:
       ValueError: sampling filters the distribution, or is greedy.
+      UserError: from `collect`, packed batches that do not divide into micro-batches on devices, or
+        models whose positions do not allow packed rows.
     """
     check_sampling(sampling)
     shared = settings.value_model == "shared"
@@ -158,6 +171,8 @@ def ppo(
     temperature = sampling.temperature
     length = sampling.max_new_tokens
     phase = jax.profiler.TraceAnnotation
+    groups = settings.num_mini_batches, settings.gradient_accumulation_steps
+    configs = lm.config, value_model.config
 
     def init(params, key):
         return new_state(params, optimizer, initial_extra(settings))
@@ -178,7 +193,10 @@ def ppo(
             jax.block_until_ready(rollout)
         times = clock.lap("generate")
         with phase("score"):
-            batch = scored(params, rollout, np.asarray(prompts["row"]))
+            rows = np.asarray(prompts["row"])
+            if packing == "packed":
+                rollout, rows = dealt(rollout, rows, groups=groups, like=prompts["prompt_tokens"])
+            batch = scored(params, rollout, rows)
             jax.block_until_ready(batch)
         times |= clock.lap("score")
         sampled = int(np.asarray(rollout.response_mask).sum())
@@ -187,15 +205,17 @@ def ppo(
 
     def scored(params, rollout, rows):
         """A batch of rollouts with what models and the reward say of it."""
-        ask = {"response_length": length, "temperature": temperature, "chunk_size": chunk_size}
         tokens, mask = rollout.tokens, rollout.mask
+        together = None if packing == "none" else packed(rollout, configs=configs)
+        at = {"response_length": length, "packed": together}
+        ask = at | {"temperature": temperature, "chunk_size": chunk_size}
         new = inference.score(lm, params["policy"], tokens, mask, **ask)
         ref = inference.score(lm, reference_params, tokens, mask, **ask)
         value_params = {"lm": params["policy"], **params["value"]}
-        values = inference.values(value_model, value_params, tokens, mask, response_length=length)
+        values = inference.values(value_model, value_params, tokens, mask, **at)
         seen, complete = visible(rollout, truncation)
         view = rewards.Rollout(tokens, seen, rollout.prompt_length, rows)
-        return {
+        batch = {
             "tokens": tokens,
             "mask": mask,
             "log_probs": new.log_probs,
@@ -206,17 +226,20 @@ def ppo(
             "complete": complete,
             "sampler_log_probs": rollout.log_probs,
         }
+        if packing == "packed":  # `update` reads one micro-batch at a time
+            batch["packed"] = packed(rollout, configs=configs, groups=math.prod(groups))
+        return batch
 
-    def forward(params, tokens, mask):
+    def forward(params, rows):
         """Log-probs, entropy and values `[b, N]` of the responses, differentiable."""
-        last = length + 1  # predictions stand one column before what they predict
+        read = reading.of(rows.tokens, rows.mask, length=length, packed=rows.packed)
         with jax.named_scope("policy"):
-            hidden = lm.hidden(params["policy"], tokens, mask, last=last)
+            hidden = lm.hidden(params["policy"], **read.inputs)
             stats = token_stats(
                 lm,
                 params["policy"],
-                log_probs.shift(hidden)[:, -length:],
-                tokens[:, -length:],
+                read.aligned(hidden),
+                read.tokens,
                 temperature=temperature,
                 chunk_size=chunk_size,
             )
@@ -224,15 +247,15 @@ def ppo(
             if shared:
                 values = heads.read(params["value"]["head"], hidden)
             else:
-                values = value_model.apply(params["value"], tokens, mask, last=last)
-        return stats, log_probs.shift(values)[:, -length:]
+                values = value_model.apply(params["value"], **read.inputs)
+        return jax.tree.map(read.spread, stats), read.spread(read.aligned(values))
 
     def learn(params, opt_state, minibatch, kl_coef, frozen):
         """One optimiser step."""
         total = jnp.maximum(jnp.sum(minibatch.response_mask), 1).astype(jnp.float32)
 
         def loss_fn(params, rows):
-            stats, values = forward(whole(params, frozen), rows.tokens, rows.mask)
+            stats, values = forward(whole(params, frozen), rows)
             return losses(rows, stats, values, kl_coef, total, settings)
 
         grads, sums = accumulated_grad(
@@ -251,9 +274,10 @@ def ppo(
             return learn(params, opt_state, minibatch, kl_coef, frozen)
 
         def epoch(carry, key):
-            order = jax.random.permutation(key, scores.shape[0])
-            shuffled = jax.tree.map(lambda x: x[order], rows)
-            pieces = jax.tree.map(lambda x: split_rows(x, settings.num_mini_batches), shuffled)
+            count = settings.num_mini_batches
+            pieces = jax.tree.map(
+                lambda x: split_rows(x, count), shuffled(rows, key, minibatches=count)
+            )
             return jax.lax.scan(step, carry, pieces)
 
         def step(carry, rows):
@@ -302,6 +326,17 @@ def initial_extra(settings: Settings) -> dict[str, Array]:
         zero = jnp.zeros((), jnp.float32)
         extra |= {"score_count": zero, "score_mean": zero, "score_m2": zero}
     return extra
+
+
+def shuffled(rows, key, *, minibatches: int):
+    """Rows in a new order. Packed ones keep to their minibatch, and minibatches change places."""
+    ways = minibatches if "packed" in rows else rows["scores"].shape[0]
+    order = jax.random.permutation(key, ways)
+
+    def moved(x):
+        return x.reshape(-1, ways, *x.shape[1:])[:, order].reshape(x.shape)
+
+    return jax.tree.map(moved, rows)
 
 
 def delivered(extra, batch, settings: Settings) -> Array:
@@ -374,6 +409,7 @@ def signal(rows, kl_coef, settings: Settings) -> Minibatch:
         old_values=rows["values"],
         advantages=advantage,
         returns=returns,
+        packed=rows.get("packed"),
     )
 
 
@@ -437,6 +473,7 @@ def rollout_metrics(batch, scores, kl_coef, settings: Settings):
     residual = masked.var(returns - batch["values"], mask)
     variance = masked.var(returns, mask)
     gap = jnp.abs(batch["log_probs"] - batch["sampler_log_probs"])
+    held = batch["packed"].segment_ids > 0 if "packed" in batch else batch["mask"]
     return {
         "objective/kl_k1": per_sequence(divergences.k1(*log_ratio)),
         "objective/kl_k3": per_sequence(divergences.k3(*log_ratio)),
@@ -452,6 +489,7 @@ def rollout_metrics(batch, scores, kl_coef, settings: Settings):
         "returns/var": variance,
         "rollout/length": jnp.mean(jnp.sum(mask, axis=1).astype(jnp.float32)),
         "rollout/eos_rate": jnp.mean(batch["complete"].astype(jnp.float32)),
+        "rollout/padding": 1.0 - jnp.mean(held.astype(jnp.float32)),
         "rollout/repetition": repetition(batch["tokens"][:, -length:], mask),
         "rollout/sampler_logprob_gap": jnp.max(gap, where=mask, initial=0.0),
     }

@@ -3,13 +3,17 @@
 Pure functions of a rollout batch; no method's loss is here.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxrlhf import packing, reading
 from jaxrlhf.inference import Generation
 from jaxrlhf.losses import masked
+from jaxrlhf.models.config import TransformerConfig
 from jaxrlhf.sampling import Sampling
 
 Array = jax.Array
@@ -55,6 +59,32 @@ def visible(rollout: Generation, truncation: Truncation | None) -> tuple[Array, 
     seen = mask & (before == 0)
     prompt = rollout.mask[:, : rollout.prompt_length]
     return jnp.concatenate([prompt, seen], axis=1), jnp.any(stops, axis=1)
+
+
+def dealt(
+    rollout: Generation, rows: np.ndarray, *, groups: Sequence[int], like: Array
+) -> tuple[Generation, np.ndarray]:
+    """Rollouts in an order in which packed groups hold about as many tokens (`packing.deal`).
+
+    Args:
+      rows: `[B]`, what else is known of them, put into the same order.
+      groups: minibatches, and micro-batches of each.
+      like: an array whose rows lie on devices as those of the rollouts are to.
+    """
+    lengths = np.asarray(rollout.mask).sum(axis=1)
+    order = packing.deal(lengths, groups=groups, shards=reading.shards(like))
+    moved = jax.tree.map(lambda x: reading.placed(np.asarray(x)[order], like), rollout)
+    return moved, rows[order]
+
+
+def packed(
+    rollout: Generation, *, configs: Sequence[TransformerConfig], groups: int = 1
+) -> packing.Packed:
+    """Rollouts without padding, for models of these configs that are asked about responses."""
+    response = np.array(rollout.mask)
+    response[:, : rollout.prompt_length] = False
+    tokens, mask = rollout.tokens, rollout.mask
+    return reading.pack(tokens, mask, response, like=tokens, configs=configs, groups=groups)
 
 
 def shape_scores(

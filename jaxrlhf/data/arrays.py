@@ -11,7 +11,6 @@ A row longer than `length` is, by `over_long`, left out and counted ("skip"), cu
 """
 
 import zlib
-from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +20,7 @@ import numpy as np
 from jaxrlhf.data.chat import EncodedExample, EncodedPair
 from jaxrlhf.data.rows import BadRow, Loaded, Skipped, SkipRow, convert, loaded
 from jaxrlhf.errors import DataError
+from jaxrlhf.packing import best_fit
 
 OverLong = Literal["skip", "truncate_left", "error"]
 
@@ -82,7 +82,7 @@ def packed(
       As `wrapped`; `segment_ids` count 1, 2, ... along a row, and 0 is padding.
     """
     source = _fit_examples(examples, length, over_long)
-    bins = _best_fit([len(example.tokens) for example in source], length)
+    bins = best_fit([len(example.tokens) for example in source], length)
     rows = [[source[i] for i in row] for row in bins]
     return _language_rows(rows, length, pad_id, source.skipped)
 
@@ -239,23 +239,6 @@ def _language_rows(
             start = end
     columns = {"tokens": tokens, "mask": segments > 0, "loss_mask": learn, "segment_ids": segments}
     return Arrays(columns, skipped)
-
-
-def _best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices by bin: longest first, each into the fullest bin that still takes it."""
-    bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (room left, bin), sorted
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        at = bisect_left(room, (lengths[i], -1))
-        if at < len(room):
-            left, number = room.pop(at)
-        else:
-            left, number = capacity, len(bins)
-            bins.append([])
-        bins[number].append(i)
-        if left > lengths[i]:
-            insort(room, (left - lengths[i], number))
-    return bins
 
 
 def _fit_examples(examples, length: int, over_long: OverLong) -> Loaded[EncodedExample]:

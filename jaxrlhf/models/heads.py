@@ -113,6 +113,16 @@ def read(head: Params, hidden: jax.Array) -> jax.Array:
     return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
 
 
+def pooled(values: jax.Array, mask: jax.Array, pooling: Pooling) -> jax.Array:
+    """`[B, T, ...]` -> `[B, ...]`: the value at the last real token, or the mean over real ones."""
+    if pooling == "last":
+        after = jnp.cumsum(mask[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]
+        mask = mask & (after == 1)
+    counted = mask.reshape(*mask.shape, *(1,) * (values.ndim - 2))
+    total = jnp.sum(jnp.where(counted, values, 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(counted, axis=1), 1)
+
+
 def body(lm_params: Params) -> Params:
     """What a scalar model has of a language model: all but the output head; not copied."""
     return {name: value for name, value in lm_params.items() if name != "lm_head"}
@@ -171,10 +181,16 @@ def _apply(
     tokens: jax.Array,
     mask: jax.Array,
     *,
+    segment_ids: jax.Array | None = None,
     last: int | None = None,
 ) -> jax.Array:
-    """Values `[B, T]` float32, unshifted: entry t has read tokens <= t; or the `last` of them."""
-    hidden = lm.hidden(params["lm"], tokens, mask, final_norm=final_norm, last=last)
+    """Values `[B, T]` float32, unshifted: entry t has read tokens <= t; or the `last` of them.
+
+    Where rows are packed, those of its own segment.
+    """
+    hidden = lm.hidden(
+        params["lm"], tokens, mask, segment_ids=segment_ids, final_norm=final_norm, last=last
+    )
     return read(params["head"], hidden)
 
 
@@ -190,7 +206,7 @@ def _scores(
 
     With mean pooling: the mean of the values at all real tokens. An empty row scores 0.
     """
-    return _pooled(_apply(lm, final_norm, params, tokens, mask), mask, pooling)
+    return pooled(_apply(lm, final_norm, params, tokens, mask), mask, pooling)
 
 
 def _class_logits(
@@ -204,14 +220,4 @@ def _class_logits(
     """Logits `[B, K]` float32, pooled as `_scores`; an empty row has zeros."""
     hidden = lm.hidden(params["lm"], tokens, mask, final_norm=final_norm)
     logits = hidden.astype(jnp.float32) @ params["classifier"]["kernel"]
-    return _pooled(logits, mask, pooling)
-
-
-def _pooled(values: jax.Array, mask: jax.Array, pooling: Pooling) -> jax.Array:
-    """`[B, T, ...]` -> `[B, ...]`: the value at the last real token, or the mean over real ones."""
-    if pooling == "last":
-        after = jnp.cumsum(mask[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]
-        mask = mask & (after == 1)
-    counted = mask.reshape(*mask.shape, *(1,) * (values.ndim - 2))
-    total = jnp.sum(jnp.where(counted, values, 0.0), axis=1)
-    return total / jnp.maximum(jnp.sum(counted, axis=1), 1)
+    return pooled(logits, mask, pooling)

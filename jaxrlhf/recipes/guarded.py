@@ -60,7 +60,7 @@ class Guarded:
     ):
         self.run, self._reference = run, reference
         self._base: PolicyEvaluation | None = None
-        self._newest: dict[str, np.ndarray] = {}
+        self._newest: dict[str, Any] = {}
         self.panel = Panel(config, run.folder, blind=blind(config, run), lowest=self.lowest)
         self._canaries = canary_rollouts(run, config) if self._watched("canary") else None
         self._start = self.startup()
@@ -74,7 +74,7 @@ class Guarded:
         if batch is None:
             return self._start
         started = time.perf_counter()
-        self._newest = {name: np.asarray(x) for name, x in batch.items()}
+        self._newest = jax.tree.map(np.asarray, dict(batch))
         figures = self.rollouts(step, state) | self.likelier(step, state, batch)
         return figures | {"time/guards_s": time.perf_counter() - started}
 

@@ -106,6 +106,7 @@ def make_algorithm(config: PPOConfig, given: Given, parts: adapters.Parts, steps
         value_network=given.scalar.model if given.scalar else None,
         truncation=given.truncation,
         chunk_size=config.chunk_size,
+        packing=config.packing,
         frozen=parts.frozen,
     )
 

@@ -9,6 +9,7 @@ from jaxrlhf.algorithms import ppo as algorithm
 from jaxrlhf.algorithms.rollouts import check_sampling
 from jaxrlhf.config import Config
 from jaxrlhf.guards.panel import GuardsConfig
+from jaxrlhf.packing import Packing
 from jaxrlhf.recipes import adapters, blocks, rows
 from jaxrlhf.recipes.sample import SamplingConfig
 
@@ -79,6 +80,11 @@ class PPOConfig(blocks.TrainConfig):
         default=None,
         ge=1,
         description="vocabulary entries at a time in the output layer; null: all",
+    )
+    packing: Packing = Field(
+        default="none",
+        description="packed: models read several sequences a row, without padding, in scoring and "
+        "updates; minibatches are then dealt once a batch",
     )
     shown_completions: int = Field(
         default=4, ge=0, description="lowest-scored and random rows a table"

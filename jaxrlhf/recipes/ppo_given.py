@@ -131,7 +131,8 @@ def make_reward(config: PPOConfig, scalar, tokenizer, prompts) -> rewards.Reward
     if (scalar is None) == (config.reward_function is None):
         raise ConfigError("reward_model, reward_function: give one of the two")
     if scalar is not None:
-        return rewards.from_model(scalar.model, frozen(config, scalar.params))
+        params = frozen(config, scalar.params)
+        return rewards.from_model(scalar.model, params, packing=config.packing)
     rule = named_function("reward_function", str(config.reward_function))
     return rewards.from_text(rule, rows.decoder(tokenizer), rows.columns(prompts))
 

@@ -22,6 +22,7 @@ from jaxrlhf.errors import ConfigError
 from jaxrlhf.evals import calibration
 from jaxrlhf.models import heads, lora, make_scalar_model
 from jaxrlhf.optim import make_optimizer
+from jaxrlhf.packing import Packing
 from jaxrlhf.recipes import adapters, blocks, first_example, rows, saved, stages
 from jaxrlhf.recipes.sample import SamplingConfig
 
@@ -47,6 +48,10 @@ class RewardConfig(blocks.SupervisedConfig):
     over_long: Literal["skip", "truncate_left", "error"] = Field(
         default="skip",
         description="longer pairs are left out, lose the start of their prompt, or stop the run",
+    )
+    packing: Packing = Field(
+        default="none",
+        description="packed: several texts a row, kept apart and without padding, in training",
     )
     final_norm: bool = Field(
         default=True,
@@ -107,6 +112,14 @@ class RewardConfig(blocks.SupervisedConfig):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _padding_is_saved_once(self) -> Self:
+        if self.packing == "packed" and self.group_by_length:
+            raise ValueError(
+                "group_by_length: packed rows have no padding that it could save; set it to false"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _regression_has_no_lapse(self) -> Self:
         if self.loss == "regression" and self.lapse:
             raise ValueError(f"lapse = {self.lapse}: labels lapse, ratings do not; set it to 0")
@@ -152,6 +165,7 @@ def run(config: RewardConfig) -> dict[str, Any]:
         center_rewards_coefficient=config.center_rewards_coefficient,
         lapse=config.lapse,
         huber_delta=config.huber_delta if config.loss == "regression" else None,
+        packing=config.packing,
         frozen=parts.frozen,
     )
 

@@ -68,7 +68,8 @@ def test_learning_rate_zero_changes_no_bit(name):
     assert not leaves_equal(first.state.params, first.new.params)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# A packed rollout is a new shape nearly every time; `test_packed.py` shows that it learns alike.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "ppo-packed"])
 def test_a_two_armed_bandit_improves(name):
     case = tiny.CASES[name](tiny.adam(3e-2))
     before = case.progress(case.params)
@@ -81,6 +82,7 @@ def test_a_two_armed_bandit_improves(name):
 def test_one_device_and_a_2_by_2_mesh_agree(name):
     """Two updates. Tolerance as for jit: sums are made in another order on four devices.
 
+    Packed rows are others on four devices, and so is their padding; nothing else is.
     With this seed rewards differ in every minibatch: whitening makes roundings of advantages that
     are all alike large.
     """
@@ -103,7 +105,7 @@ def test_one_device_and_a_2_by_2_mesh_agree(name):
         np.testing.assert_allclose(a, b, atol=1e-3)
     for a, b in zip(one_rows, four_rows, strict=True):
         for key in a:
-            if not key.startswith("time/"):
+            if not key.startswith("time/") and not key.endswith("padding"):
                 np.testing.assert_allclose(a[key], b[key], rtol=5e-3, atol=1e-3, err_msg=key)
 
 

@@ -87,6 +87,7 @@ def by_hand(
         "score_mean": np.mean(pairs),
         "score_std": np.std(pairs),
         "grad_norm": np.sqrt(sum(np.sum(g**2) for g in grads.values())),
+        "padding": 1 - np.mean([batch[f"{side}_mask"] for side in ("chosen", "rejected")]),
     }
     return metrics, grads
 

@@ -156,6 +156,7 @@ FIELDS: dict[tuple[str, str], Probe] = {
         "reward", "update", "gradient_accumulation_steps=2"
     ),
     ("reward", "model_path"): of("reward", "params", "model_path=run/pretrain/model"),
+    ("reward", "packing"): of("reward", "collected", "packing=packed"),
     ("reward", "max_length"): of("reward", "batch", "max_length=30"),
     ("reward", "over_long"): p(
         recipes.refused("reward"), "over_long=error", base=("max_length=9",)
@@ -189,6 +190,7 @@ FIELDS: dict[tuple[str, str], Probe] = {
         recipes.scores, "reward_function=recipe_probes:by_words", base=REWARD_RULE
     ),
     ("ppo", "frozen_dtype"): p(recipes.reference_of_ppo, "frozen_dtype=bfloat16"),
+    ("ppo", "packing"): p(recipes.packing_of_ppo, "packing=packed"),
     ("ppo", "chunk_size"): of("ppo", "update", "chunk_size=16"),
     ("ppo", "shown_completions"): p(
         recipes.completions, "shown_completions=2", base=HELD_OUT["ppo"]

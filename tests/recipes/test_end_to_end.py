@@ -57,13 +57,13 @@ def gpt2(tmp_path_factory) -> Path:
     must(
         folder,
         *("reward", "output_dir=reward", "model_path=sft/model", f"data.train=[{pairs}]"),
-        *("max_length=96", "data.limit=80", *TRAIN),
+        *("max_length=96", "data.limit=80", "packing=packed", *TRAIN),
     )
     must(
         folder,
         *("ppo", "output_dir=ppo", "policy=sft/model", "reward_model=reward/model"),
         *(f"prompts.files=[{instructions}]", "prompts.limit=40", "prompts.max_length=48"),
-        *("sampling.response_length=8", *TRAIN),
+        *("sampling.response_length=8", "packing=packed", *TRAIN),
     )
     must(folder, "export", "ppo", "output=policy")
     enliven(folder)
