@@ -37,7 +37,10 @@ SHAPES = {
 }
 LEARNING = "--reward token --vocab 64 --lr 1e-3 --steps 60 --warmup 4"
 REACHED = 9  # of the 10 that the token reward can give
-SIDES = ("TRL", "jaxrlhf", "shared")  # the last is ours with a value head on the policy's trunk
+# "shared" is ours with a value head on the policy's trunk; "kept" is ours again, whose programs an
+# earlier process compiled and left on disk.
+SIDES = ("TRL", "jaxrlhf", "shared")
+KEPT = "kept"
 PHASES = ("generate", "score", "update", "step")
 
 Run = dict[str, Any]  # what a side wrote, and what its process took
@@ -71,12 +74,15 @@ def main() -> int:
 
 
 def compared(args: argparse.Namespace, options: str) -> dict[str, list[Run]]:
-    """Runs of each side, in turns; the shared trunk once."""
-    found: dict[str, list[Run]] = {side: [] for side in SIDES}
+    """Runs of each side, in turns; the shared trunk and kept programs once."""
+    found: dict[str, list[Run]] = {side: [] for side in (*SIDES, KEPT)}
     for pair in range(args.pairs):
         for side in ("TRL", "jaxrlhf"):
             found[side].append(timed(args, side, f"{options} --seed {pair}"))
     found["shared"].append(timed(args, "shared", options))
+    with tempfile.TemporaryDirectory() as programs:
+        timed(args, KEPT, options, programs=programs)  # fills the folder
+        found[KEPT].append(timed(args, KEPT, options, programs=programs))
     return found
 
 
@@ -88,8 +94,8 @@ def learned(args: argparse.Namespace) -> list[dict[str, Run]]:
     ]
 
 
-def timed(args: argparse.Namespace, side: str, options: str) -> Run:
-    """One run in a process of its own, bound to one core."""
+def timed(args: argparse.Namespace, side: str, options: str, *, programs: str | None = None) -> Run:
+    """One run in a process of its own, bound to one core; compiled `programs` are kept there."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run.json"
         words = options.split()
@@ -101,9 +107,13 @@ def timed(args: argparse.Namespace, side: str, options: str) -> Run:
         if side == "shared":
             command += ["--value-model", "shared"]
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+        env = {**os.environ, "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+        if programs is not None:
+            env |= {"JAX_COMPILATION_CACHE_DIR": programs}
+            env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         process = subprocess.Popen(
             command,
-            env={**os.environ, "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"},
+            env=env,
             preexec_fn=lambda: os.sched_setaffinity(0, {args.core}),
             stdout=subprocess.DEVNULL,
         )
@@ -163,7 +173,9 @@ Not measured on a GPU.
 
 Processor seconds of one PPO step: a batch of rollouts, its scores, and four optimiser steps. The
 models are random Llamas; policy, reference, value network and reward model have one size, and
-responses full length. Compilation is not in these figures; it is given apart. *fraction* is the
+responses full length. Compilation is not in the seconds; it is given apart. It is in the peak of
+memory, but for *programs kept*: there a process before it left its programs on disk
+(`JAX_COMPILATION_CACHE_DIR`), so that none is compiled. *fraction* is the
 share of this machine's float32 matrix rate (of memory traffic for generate) that goes into needed
 operations, see `jaxrlhf/recipes/flops.py`. *shared* is ours with a value head on the policy's
 trunk."""
@@ -177,13 +189,20 @@ def table_of(found: dict[str, list[Run]]) -> str:
         fraction = "" if phase == "step" else f"{middle(found['jaxrlhf'], f'{phase}_fraction'):.0%}"
         rows.append([phase, *map(figure, (theirs, ours)), f"{theirs / ours:.2f} x", fraction])
         rows[-1].append(figure(shared))
-    theirs, ours, shared = (
-        statistics.median(run["peak_mib"] for run in found[side]) for side in SIDES
-    )
-    rows.append(["peak memory, MiB", f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f} x", ""])
-    rows[-1].append(f"{shared:.0f}")
+    theirs, ours, shared = (peak(found[side]) for side in SIDES)
+    rows.append(["peak memory, MiB", *memory(theirs, ours), "", f"{shared:.0f}"])
+    if kept := found.get(KEPT):
+        rows.append(["the same, programs kept", *memory(theirs, peak(kept)), "", ""])
     headers = ["", "TRL", "jaxrlhf", "TRL / jaxrlhf", "fraction", "shared"]
     return markdown(headers, rows)
+
+
+def peak(runs: list[Run]) -> float:
+    return statistics.median(run["peak_mib"] for run in runs)
+
+
+def memory(theirs: float, ours: float) -> list[str]:
+    return [f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f} x"]
 
 
 def notes(found: dict[str, list[Run]]) -> str:
