@@ -4,6 +4,7 @@ What it does not do: positions, masks and caches, which a block is handed as `ro
 `attend`.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -115,29 +116,31 @@ class Projection(nn.Module):
         return (x @ a.astype(dtype)) @ b.astype(dtype) * scale.astype(dtype)
 
 
-@jax.custom_vjp
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel`, `[N, I]` by `[I, O]`; for a tall kernel the gradient is made lying down.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, kernel: jax.Array, dtype: jax.typing.DTypeLike | None = None):
+    """`x @ kernel`, `[N, I]` by `[I, O]`, in `dtype` (by default that of the two).
 
-    On a CPU the product xᵀ·g takes a third longer than (gᵀ·x)ᵀ where I > O, and as long where not.
+    On a CPU its gradient is made from a copy of x that is turned over: the product of rows with
+    columns runs at up to twice the rate of one that contracts the first axis of both.
     """
-    return x @ kernel
+    return jnp.matmul(x, kernel, preferred_element_type=dtype)
 
 
-def _product_forward(x, kernel):
+def _product_forward(x, kernel, dtype):
     # Nothing is kept, or made, for a kernel that does not train.
-    return x.value @ kernel.value, (x.value if kernel.perturbed else None, kernel.value)
+    y = product(x.value, kernel.value, dtype)
+    return y, (x.value if kernel.perturbed else None, kernel.value)
 
 
-def _product_backward(kept, grad):
+def _product_backward(dtype, kept, grad):
     x, kernel = kept
-    slope = None
-    if x is not None and kernel.shape[0] > kernel.shape[1] and jax.default_backend() == "cpu":
-        # The barrier keeps XLA from seeing the product with its factors swapped.
-        slope = lax.optimization_barrier(grad.T @ x).T
-    elif x is not None:
-        slope = x.T @ grad
-    return grad @ kernel.T, slope
+    across = jnp.matmul(grad, kernel.T, preferred_element_type=kernel.dtype)
+    if x is None:
+        return across, None
+    turned = x.T
+    if jax.default_backend() == "cpu":  # the barrier keeps XLA from turning it back
+        turned = lax.optimization_barrier(turned)
+    return across, jnp.matmul(turned, grad, preferred_element_type=kernel.dtype)
 
 
 product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
