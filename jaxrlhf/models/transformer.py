@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxrlhf.models import attention, lora
 from jaxrlhf.models.config import TransformerConfig
-from jaxrlhf.models.layers import Block, Norm, product
+from jaxrlhf.models.layers import TURNED, Block, Norm, product, turned
 
 Params = dict[str, Any]
 
@@ -222,8 +222,12 @@ def hidden(
 
 def unembed(config: TransformerConfig, params: Params) -> jax.Array:
     """The output head's kernel `[D, V]` in the compute dtype, tied to the embedding or not."""
-    tied = config.tied_head
-    kernel = params["embed"]["embedding"].T if tied else params["lm_head"]["kernel"]
+    if config.tied_head:
+        kernel = params["embed"]["embedding"].T
+    elif TURNED in params["lm_head"]:
+        kernel = params["lm_head"][TURNED].T
+    else:
+        kernel = params["lm_head"]["kernel"]
     return kernel.astype(config.dtype)
 
 
@@ -241,7 +245,8 @@ def decode_params(config: TransformerConfig, params: Params) -> Params:
     """Parameters for `prefill` and `decode`: blocks a tuple of layers, in the compute dtype.
 
     Norms stay float32, as the training forward applies them in float32 too. Adapters are merged, a
-    layer at a time, before the cast. Make this once a rollout: it copies every parameter.
+    layer at a time, before the cast; large kernels are laid out for few rows (`layers.turned`).
+    Make this once a rollout: it copies every parameter.
     """
 
     def cast(path, leaf):
@@ -250,12 +255,12 @@ def decode_params(config: TransformerConfig, params: Params) -> Params:
 
     def unstacked(layer):
         block = jax.tree.map(lambda leaf: leaf[layer], params["blocks"])
-        return jax.tree_util.tree_map_with_path(cast, lora.merge(block))
+        return turned(jax.tree_util.tree_map_with_path(cast, lora.merge(block)))
 
     blocks = tuple(unstacked(layer) for layer in range(config.num_layers))
     rest = {name: value for name, value in params.items() if name != "blocks"}
     rest = jax.tree_util.tree_map_with_path(cast, rest)
-    return {**rest, "blocks": blocks}
+    return {**turned(rest), "blocks": blocks}
 
 
 def prefill(

@@ -202,11 +202,27 @@ def test_early_and_late_halves_are_the_whole(monkeypatch):
         np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
-def test_the_product_has_the_gradients_of_a_product(shape):
+def test_the_product_has_the_gradients_of_a_product(shape, dtype):
+    """Accumulated in float32, as logits are; bfloat16 is rounded once, to 8 bits, at the end."""
     keys = jax.random.split(jax.random.key(1), 3)
-    x, kernel = jax.random.normal(keys[0], (4, shape[0])), jax.random.normal(keys[1], shape)
+    x = jax.random.normal(keys[0], (4, shape[0])).astype(dtype)
+    kernel = jax.random.normal(keys[1], shape).astype(dtype)
     grad = jax.random.normal(keys[2], (4, shape[1]))
-    found = jax.jit(lambda *args: jax.vjp(layers.product, *args)[1](grad))(x, kernel)
-    np.testing.assert_allclose(found[0], grad @ kernel.T, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found[1], x.T @ grad, rtol=1e-5, atol=1e-6)
+
+    @jax.jit
+    def both(x, kernel):
+        y, pull = jax.vjp(lambda x, kernel: layers.product(x, kernel, jnp.float32), x, kernel)
+        return y, *pull(grad)
+
+    y, *slopes = both(x, kernel)
+    wide = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, wide[0] @ wide[1], rtol=1e-5, atol=1e-6)
+    tolerance = 1e-5 if dtype == jnp.float32 else 2**-8
+    for found, expected in zip(slopes, (grad @ wide[1].T, wide[0].T @ grad), strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(
+            found.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance / 10
+        )

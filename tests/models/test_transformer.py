@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.models import PARAM_AXES, make_lm, transformer_config
+from jaxrlhf.models import PARAM_AXES, layers, make_lm, transformer_config
 
 SOME = ["gpt2", "llama_gqa", "gemma"]  # gradients take long to compile
 SIZES = dict(vocab_size=31, num_layers=2, num_heads=4, d_model=16, d_ff=24, max_positions=32)
@@ -337,6 +337,22 @@ def test_prefill_and_decode_equal_the_full_forward(models, name, dtype, tokens):
     assert cache.mask.shape == (3, 12) and not cache.mask[:, 10:].any()
     logits = lm.logits(weights, hidden)
     np.testing.assert_allclose(logits, lm.logits(params, hidden), atol=1e-5)
+
+
+def test_large_kernels_are_turned_for_decoding_and_say_the_same(models, monkeypatch):
+    lm, params = models["llama"]
+    tokens, mask = jnp.arange(12).reshape(2, 6) % 7, jnp.ones((2, 6), bool)
+    monkeypatch.setattr(layers, "LARGE", 0)
+    weights = lm.decode_params(params)
+    kernels = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(weights["blocks"])}
+    assert layers.TURNED in kernels and "kernel" not in kernels
+    assert set(weights["lm_head"]) == {layers.TURNED}
+    up = params["blocks"]["up_proj"]["kernel"][1]
+    np.testing.assert_array_equal(weights["blocks"][1]["up_proj"][layers.TURNED], up.T)
+    hidden, cache = lm.prefill(weights, tokens[:, :5], mask[:, :5], cache_length=6)
+    hidden, _ = lm.decode(weights, tokens[:, 5], cache)
+    expected = lm.logits(params, lm.hidden(params, tokens, mask))[:, 5]
+    np.testing.assert_allclose(lm.logits(weights, hidden), expected, atol=3e-5)
 
 
 def test_decode_params_are_cast_once_but_for_norms(models):
