@@ -89,7 +89,7 @@ def compared(args: argparse.Namespace, options: str) -> dict[str, list[Run]]:
 def learned(args: argparse.Namespace) -> list[dict[str, Run]]:
     """Both sides' learning curves, seed by seed."""
     return [
-        {side: timed(args, side, f"{LEARNING} --seed {seed}") for side in ("TRL", "jaxrlhf")}
+        {side: timed(args, side, f"{LEARNING} --seed {seed}") for side in SIDES}
         for seed in range(args.learning_seeds)
     ]
 
@@ -223,11 +223,11 @@ def notes(found: dict[str, list[Run]]) -> str:
 def learning(args: argparse.Namespace, pairs: list[dict[str, Run]]) -> str:
     """The curves as a picture, and when they arrive."""
     curves, rows = [], []
-    for side in ("TRL", "jaxrlhf"):
+    for side in SIDES:
         arrivals = [arrival(pair[side]["steps"]) for pair in pairs]
         for seed, pair in enumerate(pairs):
             steps = pair[side]["steps"]
-            style = "solid" if side == "jaxrlhf" else "dashed"
+            style = {"TRL": "dashed", "jaxrlhf": "solid", "shared": "dotted"}[side]
             scores = [step["score"] for step in steps]
             curves.append(plots.Line(elapsed(steps), scores, f"{side}, seed {seed}", style=style))
         last = [pair[side]["steps"][-1]["score"] for pair in pairs]

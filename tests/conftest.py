@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 import tempfile
+import threading
 from importlib import metadata
 from pathlib import Path
 
@@ -35,6 +36,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -47,6 +49,29 @@ jax.config.update("jax_compilation_cache_dir", f"{os.environ['JAXRLHF_TESTS']}/c
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+# Tracing and lowering are most of the rest. No program here is read in a profile, so no operation
+# needs to say where it comes from. JAX makes an MLIR context for each program, a tenth of the time
+# of a session; here a thread has one, and a new one for each file of tests, lest it grow. And of the
+# hundreds of thousands of objects that stay, none is looked at again by the garbage collector.
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
+make_ir_context, contexts = mlir.make_ir_context, threading.local()
+
+
+def one_ir_context():
+    if not hasattr(contexts, "one"):
+        contexts.one = make_ir_context()
+    return contexts.one
+
+
+mlir.make_ir_context = one_ir_context
+gc.set_threshold(100_000, 20, 50)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+
+
 # A compiled program is a few memory maps, of which Linux lets a process have 65,530.
 MAPS, MANY = Path("/proc/self/maps"), 30_000
 
@@ -55,6 +80,7 @@ MAPS, MANY = Path("/proc/self/maps"), 30_000
 def forget_programs():
     """Compiled programs are let go of when there are many; without this a long session crashes."""
     yield
+    vars(contexts).clear()
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
         jax.clear_caches()
         gc.collect()

@@ -319,6 +319,12 @@ def at_rate(state: State, rate: float) -> State:
     return state._replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
 
 
+@functools.cache
+def case(name: str) -> Case:
+    """The case that tests share, so that its functions are traced once a process."""
+    return CASES[name](adam())
+
+
 class FirstUpdate(NamedTuple):
     """The first update of a case, as `loop.fit` compiles it for one device."""
 
@@ -333,18 +339,15 @@ class FirstUpdate(NamedTuple):
 @functools.cache
 def first_update(name: str) -> FirstUpdate:
     """Compiled once a session, for every test that wants to look at an update of a transformer."""
-    case, key, mesh = CASES[name](adam()), jax.random.key(1), sharding.make_mesh(1, 1)
-    init = case.algorithm.init
-    layout = sharding.tree_sharding(mesh, jax.eval_shape(init, case.params, key))
-    state = jax.jit(init, out_shardings=layout)(case.params, key)
-    batches = Cycle(case.batches)
-    batch, _ = case.algorithm.collect(state, lambda: sharding.shard_batch(mesh, next(batches)), key)
+    found, key, mesh = case(name), jax.random.key(1), sharding.make_mesh(1, 1)
+    algorithm, batches = found.algorithm, Cycle(found.batches)
+    layout = sharding.tree_sharding(mesh, jax.eval_shape(algorithm.init, found.params, key))
+    state = jax.jit(algorithm.init, out_shardings=layout)(found.params, key)
+    batch, _ = algorithm.collect(state, lambda: sharding.shard_batch(mesh, next(batches)), key)
     batch = sharding.shard_batch(mesh, batch)
-    donating = jax.jit(case.algorithm.update, donate_argnums=0, out_shardings=(layout, None))
-
-    frozen = case.algorithm.frozen
+    donating = jax.jit(algorithm.update, donate_argnums=0, out_shardings=(layout, None))
 
     def update(state, batch):
-        return donating(jax.tree.map(jnp.copy, state), batch, key, frozen)
+        return donating(jax.tree.map(jnp.copy, state), batch, key, algorithm.frozen)
 
-    return FirstUpdate(case, state, batch, update, *update(state, batch))
+    return FirstUpdate(found, state, batch, update, *update(state, batch))

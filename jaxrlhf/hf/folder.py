@@ -8,6 +8,7 @@ What it does not do: tokenizers (handed in, and asked to save themselves), LoRA 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -290,6 +291,7 @@ def _load(folder, ignored, entries, init, mesh, param_dtype):
     return weights.load_params(folder, entries, abstract, ignored=ignored)
 
 
+@functools.cache  # one function for one model, so that its shapes are worked out once
 def _without_bias(model: ScalarModel):
     def init(key):
         params = model.init(key)

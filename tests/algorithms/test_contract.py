@@ -71,9 +71,9 @@ def test_learning_rate_zero_changes_no_bit(name):
 # A packed rollout is a new shape nearly every time; `test_packed.py` shows that it learns alike.
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "ppo-packed"])
 def test_a_two_armed_bandit_improves(name):
-    case = tiny.CASES[name](tiny.adam(3e-2))
+    case = tiny.case(name)
     before = case.progress(case.params)
-    state = loop.fit(case.algorithm, case.params, tiny.Cycle(case.batches), steps=20, seed=0)
+    state = loop.fit(case.algorithm, case.params, tiny.Cycle(case.batches), steps=60, seed=0)
     after = case.progress(state.params)
     assert after > before + 0.2, (before, after)
 
@@ -86,7 +86,7 @@ def test_one_device_and_a_2_by_2_mesh_agree(name):
     With this seed rewards differ in every minibatch: whitening makes roundings of advantages that
     are all alike large.
     """
-    case = tiny.CASES[name](tiny.adam())
+    case = tiny.case(name)
     results = []
     for data, tensor in [(1, 1), (2, 2)]:
         rows = []
@@ -112,7 +112,7 @@ def test_one_device_and_a_2_by_2_mesh_agree(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mesh", [(1, 1), (2, 2)], ids=str)
 def test_a_resumed_run_is_the_uninterrupted_run(name, mesh, tmp_path):
-    case = tiny.CASES[name](tiny.adam())
+    case = tiny.case(name)
     mesh = sharding.make_mesh(*mesh)
 
     def run(steps, folder):

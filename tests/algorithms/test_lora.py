@@ -56,7 +56,7 @@ def test_the_optimiser_keeps_moments_of_adapters_alone(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_holds_no_base(name, tmp_path):
-    case = tiny.CASES[name](tiny.adam())
+    case = tiny.case(name)
     store = checkpoint.Checkpoints(tmp_path)
     loop.fit(case.algorithm, case.params, tiny.Cycle(case.batches), steps=1, seed=0, store=store)
     store.close()
@@ -68,7 +68,7 @@ def test_a_checkpoint_holds_no_base(name, tmp_path):
 
 def test_the_base_is_the_reference_and_stays_where_it_is():
     """The same arrays before and after, alive, unchanged: nothing donated, nothing written."""
-    case = tiny.CASES["lora-ppo"](tiny.adam())
+    case = tiny.case("lora-ppo")
     frozen = case.algorithm.frozen
     before = jax.tree.map(np.array, frozen)
     pointers = jax.tree.map(lambda leaf: leaf.unsafe_buffer_pointer(), frozen)
@@ -82,7 +82,7 @@ def test_the_base_is_the_reference_and_stays_where_it_is():
 @pytest.mark.parametrize("name", ["lora-ppo", "lora-ppo-shared"])
 def test_training_holds_no_second_copy_of_the_base(name):
     """Bytes of new arrays after an update: adapters, two moments, a batch; far below a base."""
-    case = tiny.CASES[name](tiny.adam())
+    case = tiny.case(name)
     base = nbytes({k: v for k, v in case.algorithm.frozen["policy"].items()})
     known = {id(array) for array in jax.live_arrays()}
     held = []
@@ -121,7 +121,7 @@ def test_an_update_makes_no_weight(name):
 
 def test_scoring_reads_the_base_itself(monkeypatch):
     """Outside of the sampler, policy and values are computed from the base's own arrays."""
-    case = tiny.CASES["lora-ppo"](tiny.adam())
+    case = tiny.case("lora-ppo")
     kernel = case.algorithm.frozen["policy"]["blocks"]["q_proj"]["kernel"]
     read, score, values = [], inference.score, inference.values
 

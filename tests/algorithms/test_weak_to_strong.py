@@ -138,7 +138,7 @@ def test_the_buffer_of_rolling_outlives_an_update():
 
 
 def test_a_probe_trains_its_head_alone_on_what_the_teacher_says():
-    case = tiny.CASES["weak-to-strong-probe"](tiny.adam())
+    case = tiny.case("weak-to-strong-probe")
 
     def next_batch():
         return {**case.batches[0], "label": np.full((8, 2), np.nan, np.float32)}
