@@ -86,12 +86,17 @@ def compared(args: argparse.Namespace, options: str) -> dict[str, list[Run]]:
     return found
 
 
-def learned(args: argparse.Namespace) -> list[dict[str, Run]]:
-    """Both sides' learning curves, seed by seed."""
-    return [
-        {side: timed(args, side, f"{LEARNING} --seed {seed}") for side in SIDES}
-        for seed in range(args.learning_seeds)
-    ]
+def learned(args: argparse.Namespace) -> list[dict[str, Run | None]]:
+    """Learning curves of each side, seed by seed; None where it stopped with an error."""
+
+    def tried(side: str, seed: int) -> Run | None:
+        try:
+            return timed(args, side, f"{LEARNING} --seed {seed}")
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+            return None
+
+    return [{side: tried(side, seed) for side in SIDES} for seed in range(args.learning_seeds)]
 
 
 def timed(args: argparse.Namespace, side: str, options: str, *, programs: str | None = None) -> Run:
@@ -220,27 +225,25 @@ def notes(found: dict[str, list[Run]]) -> str:
     )
 
 
-def learning(args: argparse.Namespace, pairs: list[dict[str, Run]]) -> str:
+def learning(args: argparse.Namespace, seeds: list[dict[str, Run | None]]) -> str:
     """The curves as a picture, and when they arrive."""
     curves, rows = [], []
     for side in SIDES:
-        arrivals = [arrival(pair[side]["steps"]) for pair in pairs]
-        for seed, pair in enumerate(pairs):
-            steps = pair[side]["steps"]
+        cells = []
+        for seed, runs in enumerate(seeds):
+            run = runs[side]
+            if run is None:
+                cells.append(["error"] * 5)
+                continue
+            steps = run["steps"]
             style = {"TRL": "dashed", "jaxrlhf": "solid", "shared": "dotted"}[side]
             scores = [step["score"] for step in steps]
             curves.append(plots.Line(elapsed(steps), scores, f"{side}, seed {seed}", style=style))
-        last = [pair[side]["steps"][-1]["score"] for pair in pairs]
-        rows.append(
-            [
-                side,
-                ", ".join(str(at) for at, _ in arrivals),
-                ", ".join(figure(seconds) for _, seconds in arrivals),
-                ", ".join(figure(elapsed(pair[side]["steps"])[-1]) for pair in pairs),
-                ", ".join(figure(pair[side]["process_cpu_s"]) for pair in pairs),
-                ", ".join(f"{score:.2f}" for score in last),
-            ]
-        )
+            at, seconds = arrival(steps)
+            cells.append(["never" if at is None else str(at), figure(seconds)])
+            cells[-1] += [figure(elapsed(steps)[-1]), figure(run["process_cpu_s"])]
+            cells[-1] += [f"{scores[-1]:.2f}"]
+        rows.append([side, *(", ".join(column) for column in zip(*cells, strict=True))])
     picture = plots.lines(
         curves, xlabel="processor seconds of steps", ylabel="score", title="Learning one token"
     )
@@ -254,9 +257,9 @@ def learning(args: argparse.Namespace, pairs: list[dict[str, Run]]) -> str:
 
 LEARNED = """## Learning per second: `{options}`
 
-The reward is 10 times the share of one token in the response. The rest of the shape is A's; neither
+The reward is 10 times the share of one token in the response. The rest of the shape is A's; no
 side clips gradients; processor seconds, one figure a seed. *of the process* has imports and
-compilation too.
+compilation too; *error*: it ended with one.
 
 {table}
 

@@ -51,8 +51,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Tracing and lowering are most of the rest. No program here is read in a profile, so no operation
 # needs to say where it comes from. JAX makes an MLIR context for each program, a tenth of the time
-# of a session; here a thread has one, and a new one for each file of tests, lest it grow. And of the
-# hundreds of thousands of objects that stay, none is looked at again by the garbage collector.
+# of a session; here a thread has one, and a new one for each file of tests, lest it grow. And the
+# garbage collector looks less often, and never at what was there before the first test.
 jax.config.update("jax_include_full_tracebacks_in_locations", False)
 make_ir_context, contexts = mlir.make_ir_context, threading.local()
 
