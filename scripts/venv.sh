@@ -50,7 +50,9 @@ install() {
         return
     fi
     echo "Installing jaxrlhf${extra:+ with what \"$extra\" needs} (some minutes the first time)"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
         -c constraints.txt -e ".${extra:+[$extra]}"
+    # On all cores, where pip takes one. Templates among the files do not compile, and need not.
+    "$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" >/dev/null || true
     echo "$wanted" >"$stamp"
 }

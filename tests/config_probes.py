@@ -21,10 +21,12 @@ import jax
 import jax.numpy as jnp
 import micro
 import numpy as np
+import tables
 import test_loop
 import tiny
 
 from jaxrlhf import inference
+from jaxrlhf.algorithms import ppo
 from jaxrlhf.algorithms.rollouts import visible
 from jaxrlhf.data import formats
 from jaxrlhf.data import tokenizer as tokenizers
@@ -98,6 +100,29 @@ def refusal(action: Callable[[], Any]) -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def settings(*overrides: str) -> str:
+    """What PPO of a table starts with beside its parameters, and the program of its update."""
+    config = ppo_config.SettingsConfig.load(None, ("num_ppo_epochs=2", *overrides))
+    made, key = blocks.settings_of(config, ppo.Settings), jax.random.key(0)
+    algorithm = ppo.ppo(
+        *(tables.LM_TABLE, tables.table(4), tables.odd_share),
+        *(tables.sgd(1.0), tables.sampling(max_new_tokens=6), made),
+    )
+    state = algorithm.init(tables.params(made), key)
+    return content(state.extra) + program(algorithm.update, state, rollouts(tables.prompts()), key)
+
+
+def rollouts(prompts: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of 6-token answers."""
+    size, length = prompts["prompt_tokens"].shape
+    whole, new = (size, length + 6), (size, 6)
+    named = {"tokens": (whole, "int32"), "mask": (whole, "bool")}
+    for name in ("log_probs", "entropy", "ref_log_probs", "values", "sampler_log_probs"):
+        named[name] = new, "float32"
+    named |= {"scores": ((size,), "float32"), "complete": ((size,), "bool")}
+    return {name: jax.ShapeDtypeStruct(*x) for name, x in named.items()}
 
 
 def tokenizer(*overrides: str) -> str:

@@ -28,6 +28,8 @@ os.environ["XLA_FLAGS"] = (
     )
 ).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+# No program is read in a profile, so no operation needs to say where it comes from.
+os.environ["JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -49,11 +51,9 @@ jax.config.update("jax_compilation_cache_dir", f"{os.environ['JAXRLHF_TESTS']}/c
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Tracing and lowering are most of the rest. No program here is read in a profile, so no operation
-# needs to say where it comes from. JAX makes an MLIR context for each program, a tenth of the time
-# of a session; here a thread has one, and a new one for each file of tests, lest it grow. And the
-# garbage collector looks less often, and never at what was there before the first test.
-jax.config.update("jax_include_full_tracebacks_in_locations", False)
+# Tracing and lowering are most of the rest. JAX makes an MLIR context for each program, a tenth of
+# the time of a session; here a thread has one, and a new one for each file of tests, lest it grow.
+# And the garbage collector looks less often, never at what was there before the first test.
 make_ir_context, contexts = mlir.make_ir_context, threading.local()
 
 

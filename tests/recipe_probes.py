@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import micro
 import numpy as np
-from config_probes import Overrides, content, new_folder, program, refusal, shapes
+from config_probes import Overrides, content, new_folder, program, refusal, rollouts, shapes
 
 from jaxrlhf import inference, plots, rewards
 from jaxrlhf.algorithms import ppo as ppo_algorithm
@@ -93,21 +93,6 @@ class Stage:
     @functools.cached_property
     def frozen(self) -> str:
         return content(self.given["algorithm"].frozen)
-
-    @functools.cached_property
-    def initial(self) -> str:
-        algorithm = self.given["algorithm"]
-        return content(algorithm.init({"w": jnp.zeros(())}, jax.random.key(0)).extra)
-
-
-def rollouts(prompts: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    size, length = prompts["prompt_tokens"].shape
-    whole, new = (size, length + 6), (size, 6)
-    named = {"tokens": (whole, "int32"), "mask": (whole, "bool")}
-    for name in ("log_probs", "entropy", "ref_log_probs", "values", "sampler_log_probs"):
-        named[name] = new, "float32"
-    named |= {"scores": ((size,), "float32"), "complete": ((size,), "bool")}
-    return {name: jax.ShapeDtypeStruct(*x) for name, x in named.items()}
 
 
 @functools.cache

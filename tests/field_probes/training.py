@@ -6,12 +6,6 @@ import recipe_probes as recipes
 from probing import Probe, of, p
 
 
-def setting(*change: str, base: tuple[str, ...] = (), seen: str = "update") -> Probe:
-    """A hyper-parameter of PPO."""
-    full = tuple(f"ppo.{text}" for text in change), tuple(f"ppo.{text}" for text in base)
-    return Probe(recipes.part("ppo", seen), *full)
-
-
 def adapters(*change: str, seen: str = "params") -> Probe:
     """A field of `lora`, of adapters of rank 2 on the tiny pipeline's model."""
     base = ("model_path=run/sft/model", "lora.rank=2")
@@ -20,7 +14,7 @@ def adapters(*change: str, seen: str = "params") -> Probe:
 
 HELD_OUT_PROMPTS = ("eval_prompts.files=[run/data/test_prompts.jsonl]",)
 MODEL, OPTIMIZER, DATA = probes.model, probes.optimizer, probes.data
-PROMPTS, SAMPLING = probes.prompts, probes.sampling
+PROMPTS, SAMPLING, SETTINGS = probes.prompts, probes.sampling, probes.settings
 FOLDER = {
     "output_dir": "output_dir=there",
     "save_steps": "save_steps=3",
@@ -108,30 +102,30 @@ GROUPS: dict[tuple[str, str], Probe] = {
     ("LoraConfig", "alpha"): adapters("alpha=5", seen="frozen"),
     ("LoraConfig", "targets"): adapters("targets=[q_proj]"),
     ("LoraConfig", "use_rslora"): adapters("use_rslora=true", seen="frozen"),
-    ("SettingsConfig", "value_model"): setting("value_model=shared"),
-    ("SettingsConfig", "num_ppo_epochs"): setting("num_ppo_epochs=3"),
-    ("SettingsConfig", "num_mini_batches"): setting("num_mini_batches=2"),
-    ("SettingsConfig", "gradient_accumulation_steps"): setting("gradient_accumulation_steps=2"),
-    ("SettingsConfig", "gamma"): setting("gamma=0.9"),
-    ("SettingsConfig", "lam"): setting("lam=0.8"),
-    ("SettingsConfig", "cliprange"): setting("cliprange=0.3"),
-    ("SettingsConfig", "cliprange_value"): setting("cliprange_value=null"),
-    ("SettingsConfig", "vf_coef"): setting("vf_coef=0.7"),
-    ("SettingsConfig", "entropy_coef"): setting("entropy_coef=0.01"),
-    ("SettingsConfig", "kl_coef"): setting("kl_coef=0.3", seen="initial"),
-    ("SettingsConfig", "kl_target"): setting("kl_target=6.0"),
-    ("SettingsConfig", "kl_horizon"): setting("kl_horizon=77", base=("kl_target=6.0",)),
-    ("SettingsConfig", "kl_estimator"): setting("kl_estimator=k3"),
-    ("SettingsConfig", "kl_in"): setting("kl_in=loss", "kl_estimator=k2"),
-    ("SettingsConfig", "missing_eos_penalty"): setting("missing_eos_penalty=-1"),
-    ("SettingsConfig", "missing_eos_rule"): setting(
-        "missing_eos_rule=subtract", base=("missing_eos_penalty=1",)
+    ("SettingsConfig", "value_model"): p(SETTINGS, "value_model=shared"),
+    ("SettingsConfig", "num_ppo_epochs"): p(SETTINGS, "num_ppo_epochs=3"),
+    ("SettingsConfig", "num_mini_batches"): p(SETTINGS, "num_mini_batches=2"),
+    ("SettingsConfig", "gradient_accumulation_steps"): p(SETTINGS, "gradient_accumulation_steps=2"),
+    ("SettingsConfig", "gamma"): p(SETTINGS, "gamma=0.9"),
+    ("SettingsConfig", "lam"): p(SETTINGS, "lam=0.8"),
+    ("SettingsConfig", "cliprange"): p(SETTINGS, "cliprange=0.3"),
+    ("SettingsConfig", "cliprange_value"): p(SETTINGS, "cliprange_value=null"),
+    ("SettingsConfig", "vf_coef"): p(SETTINGS, "vf_coef=0.7"),
+    ("SettingsConfig", "entropy_coef"): p(SETTINGS, "entropy_coef=0.01"),
+    ("SettingsConfig", "kl_coef"): p(SETTINGS, "kl_coef=0.3"),
+    ("SettingsConfig", "kl_target"): p(SETTINGS, "kl_target=6.0"),
+    ("SettingsConfig", "kl_horizon"): p(SETTINGS, "kl_horizon=77", base=("kl_target=6.0",)),
+    ("SettingsConfig", "kl_estimator"): p(SETTINGS, "kl_estimator=k3"),
+    ("SettingsConfig", "kl_in"): p(SETTINGS, "kl_in=loss", "kl_estimator=k2"),
+    ("SettingsConfig", "missing_eos_penalty"): p(SETTINGS, "missing_eos_penalty=-1"),
+    ("SettingsConfig", "missing_eos_rule"): p(
+        SETTINGS, "missing_eos_rule=subtract", base=("missing_eos_penalty=1",)
     ),
-    ("SettingsConfig", "reward_clip"): setting("reward_clip=2"),
-    ("SettingsConfig", "normalize_scores"): setting("normalize_scores=true"),
-    ("SettingsConfig", "whiten_rewards"): setting("whiten_rewards=true"),
-    ("SettingsConfig", "whiten_advantages"): setting("whiten_advantages=false"),
-    ("SettingsConfig", "target_kl"): setting("target_kl=0.1"),
+    ("SettingsConfig", "reward_clip"): p(SETTINGS, "reward_clip=2"),
+    ("SettingsConfig", "normalize_scores"): p(SETTINGS, "normalize_scores=true"),
+    ("SettingsConfig", "whiten_rewards"): p(SETTINGS, "whiten_rewards=true"),
+    ("SettingsConfig", "whiten_advantages"): p(SETTINGS, "whiten_advantages=false"),
+    ("SettingsConfig", "target_kl"): p(SETTINGS, "target_kl=0.1"),
 }
 
 # Fields of a recipe itself: (recipe, field) -> probe.
