@@ -160,8 +160,9 @@ def command(args: argparse.Namespace) -> str:
 
 def facts(runs: dict[str, Any]) -> dict[str, Any]:
     """Versions, the machine, the day."""
-    shape = next(iter(runs["shapes"].values()))
-    theirs, ours = shape["TRL"][0]["summary"], shape["jaxrlhf"][0]["summary"]
+    measured = [(found["TRL"][0], found["jaxrlhf"][0]) for found in runs["shapes"].values()]
+    measured += [(found["TRL"], found["jaxrlhf"]) for found in runs["learning"]]
+    theirs, ours = (run["summary"] for run in next(pair for pair in measured if all(pair)))
     return {
         "versions": f"TRL {theirs['trl']}, torch {theirs['torch']}; jax {ours['jax']}",
         "cores": os.cpu_count(),
