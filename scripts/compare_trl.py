@@ -252,15 +252,15 @@ def learning(args: argparse.Namespace, seeds: list[dict[str, Run | None]]) -> st
     headers = ["", f"steps to {REACHED}", "seconds to it", "seconds of all steps"]
     headers += ["of the process", "last score"]
     return LEARNED.format(
-        options=LEARNING, table=markdown(headers, rows), name=args.out.name, reached=REACHED
+        options=LEARNING, seeds=len(seeds), table=markdown(headers, rows), name=args.out.name
     )
 
 
 LEARNED = """## Learning per second: `{options}`
 
-The reward is 10 times the share of one token in the response. The rest of the shape is A's; no
-side clips gradients; processor seconds, one figure a seed. *of the process* has imports and
-compilation too; *error*: it ended with one.
+`--learning-seeds {seeds}`. The reward is 10 times the share of one token in the response. The rest
+of the shape is A's; no side clips gradients; processor seconds, one figure a seed. *of the process*
+has imports and compilation too; *error*: it ended with one.
 
 {table}
 
