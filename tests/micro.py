@@ -9,12 +9,13 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,22 +125,38 @@ def command(folder: Path, *argv: str) -> int:
         return cli.main(argv)
 
 
-def child(folder: Path, *argv: str, script: Sequence[str] = ("-m", "jaxrlhf")) -> subprocess.Popen:
+def child(folder: Path, *argv: str) -> subprocess.Popen:
     """`jaxrlhf argv` as a process of its own."""
-    env = os.environ | {
+    command = [sys.executable, "-m", "jaxrlhf", *argv]
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=_environment(), **out)
+
+
+def harmed(folder: Path, point: str, *argv: str) -> tuple[int, str]:
+    """What `finish` gives of a `child` that comes to harm at a point of `victim.py`."""
+    victims = _victims()
+    victims.stdin.write(json.dumps({"folder": str(folder), "point": point, "argv": argv}) + "\n")
+    victims.stdin.flush()
+    code, said = json.loads(victims.stdout.readline())
+    return code, said
+
+
+@functools.cache
+def _victims() -> subprocess.Popen:
+    script = str(ROOT / "tests" / "victim.py")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, script], env=_environment(), **pipes)
+    atexit.register(process.communicate)  # the end of its input ends it
+    return process
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
-    return subprocess.Popen(
-        [sys.executable, *script, *argv],
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def finish(process: subprocess.Popen, *, timeout: float = 300) -> tuple[int, str]:

@@ -20,7 +20,6 @@ import safetensors.numpy
 from jaxrlhf.metrics import read_completions, read_metrics
 
 WEIGHTS = "model.safetensors"
-VICTIM = (str(Path(__file__).parent / "victim.py"),)
 
 
 def steps(stage: Path) -> list[int]:
@@ -70,10 +69,6 @@ def assert_same(stage: Path, whole: Path) -> None:
     assert found == wanted
 
 
-def hurt(folder: Path, point: str, *argv: str) -> tuple[int, str]:
-    return micro.finish(micro.child(folder, point, *argv, script=VICTIM))
-
-
 def ppo_only(*more: str) -> tuple[str, ...]:
     return ("rlhf", "--config", "micro.yaml", "stages=[ppo]", *more)
 
@@ -82,7 +77,7 @@ def test_ppo_killed_in_a_save_and_again_at_random(tmp_path):
     folder = micro.copy(tmp_path, "ppo", "report")
     stage, command = folder / "run" / "ppo", ppo_only()
     number = random.randint(2, 18)  # of 21 in orbax 0.12
-    code, out = hurt(folder, f"save:4:{number}", *command)
+    code, out = micro.harmed(folder, f"save:4:{number}", *command)
     assert code == -signal.SIGKILL, (number, out)
     assert steps(stage) == [2] and not (stage / "done.json").exists()
     assert any("orbax-checkpoint-tmp" in path.name for path in (stage / "checkpoints").iterdir())
@@ -103,8 +98,7 @@ def test_ppo_killed_in_a_save_and_again_at_random(tmp_path):
     code, out = micro.finish(process)
     assert code in (-signal.SIGKILL, 0), out
 
-    code, out = micro.finish(micro.child(folder, *command))
-    assert code == 0, (delay, out)
+    assert micro.command(folder, *command) == 0, delay
     assert_same(stage, micro.pipeline() / "run" / "ppo")
     extra = lasting(stage)["state"]
     assert extra["['extra']['kl_coef']"] != np.float32(0.05)  # so that there was one to keep
@@ -120,11 +114,10 @@ def test_ppo_killed_in_a_save_on_four_devices(tmp_path):
     assert micro.command(whole, *ppo_only(*mesh)) == 0
     stage = folder / "run" / "ppo"
     number = random.randint(2, 18)  # of 21 in orbax 0.12
-    code, out = hurt(folder, f"save:4:{number}", *ppo_only(*mesh))
+    code, out = micro.harmed(folder, f"save:4:{number}", *ppo_only(*mesh))
     assert code == -signal.SIGKILL, (number, out)
     assert steps(stage) == [2]
-    code, out = micro.finish(micro.child(folder, *ppo_only(*mesh)))
-    assert code == 0, out
+    assert micro.command(folder, *ppo_only(*mesh)) == 0
     assert_same(stage, whole / "run" / "ppo")
 
 
@@ -133,28 +126,27 @@ def test_sft_told_to_stop_then_out_of_disk_then_killed_twice_at_the_end(tmp_path
     stage = folder / "run" / "pretrain"
     command = ("rlhf", "--config", "micro.yaml", "stages=[pretrain]")
 
-    code, out = hurt(folder, "term:4", *command)
+    code, out = micro.harmed(folder, "term:4", *command)
     assert code == 0, out
     assert steps(stage) == [3, 4] and not (stage / "done.json").exists()
     assert read_metrics(stage)[-1]["step"] == 4
 
-    code, out = hurt(folder, "full:6:4000", *command)
+    code, out = micro.harmed(folder, "full:6:4000", *command)
     assert code == 2, out
     assert "checkpoint 6 could not be written" in out and "the last good one is step 4" in out
     assert "error:" in out and steps(stage) == [3, 4]
 
     number = random.randint(2, 18)  # of 19; the 18th moves the weights in
-    code, out = hurt(folder, f"model:{number}", *command)
+    code, out = micro.harmed(folder, f"model:{number}", *command)
     assert code == -signal.SIGKILL, (number, out)
     assert steps(stage)[-1] == 8 and not (stage / "model" / WEIGHTS).exists()
 
-    code, out = hurt(folder, "done", *command)
+    code, out = micro.harmed(folder, "done", *command)
     assert code == -signal.SIGKILL, out
     assert (stage / "model" / WEIGHTS).exists()
     assert not (stage / "done.json").exists()
 
-    code, out = micro.finish(micro.child(folder, *command))
-    assert code == 0, out
+    assert micro.command(folder, *command) == 0
     assert_same(stage, micro.pipeline() / "run" / "pretrain")
 
 

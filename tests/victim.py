@@ -1,4 +1,9 @@
-"""`jaxrlhf` that comes to harm at a chosen point: `python victim.py POINT recipe ...`.
+"""Processes of `jaxrlhf` that come to harm at a chosen point, begun by one that is ready.
+
+`python victim.py` imports what recipes need, and then reads requests, a line of JSON each: the
+`folder` to be in, the `point`, and the `argv` of `jaxrlhf`. Each is done by a process of its own,
+forked; the answer, a line too, is its exit code (negative: the signal that ended it) and all that
+it printed. `micro.harmed` asks.
 
 Points, each reached in the middle of an ordinary run:
 
@@ -10,6 +15,7 @@ Points, each reached in the middle of an ordinary run:
     full:K:N   from the save of checkpoint K on, no file can grow beyond N bytes
 """
 
+import json
 import os
 import resource
 import signal
@@ -20,7 +26,9 @@ from typing import Any
 from jaxrlhf import checkpoint, cli, metrics
 from jaxrlhf.data import stream
 from jaxrlhf.data.preferences import json_line
-from jaxrlhf.recipes import saved, stages
+from jaxrlhf.recipes import cai, evaluate, rounds, saved, stages, w2s  # noqa: F401
+
+PATIENCE = 300  # seconds; a process that hangs ends by SIGALRM
 
 
 def kill() -> None:
@@ -126,6 +134,23 @@ def arm(point: str) -> None:
             raise SystemExit(f"no such point: {point}")
 
 
+def run(folder: str, point: str, argv: list[str]) -> tuple[int, str]:
+    """Exit code and output of `jaxrlhf argv`, in a process of its own."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(PATIENCE)
+        os.chdir(folder)
+        os.dup2(write, sys.stdout.fileno())
+        os.dup2(write, sys.stderr.fileno())
+        arm(point)
+        sys.exit(cli.main(argv))
+    os.close(write)
+    with open(read) as out:
+        said = out.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+
+
 if __name__ == "__main__":
-    arm(sys.argv[1])
-    sys.exit(cli.main(sys.argv[2:]))
+    for line in sys.stdin:
+        print(json.dumps(run(**json.loads(line))), flush=True)

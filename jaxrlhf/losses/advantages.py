@@ -74,18 +74,19 @@ def gae(
     values = jnp.moveaxis(jnp.where(mask, lax.stop_gradient(values), 0.0), -1, 0)
     real = jnp.moveaxis(mask, -1, 0)
 
-    def step(
-        later: tuple[jax.Array, jax.Array], now: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        advantage, value_after = later
-        reward, value, is_real = now
-        estimate = reward + gamma * value_after - value + gamma * lam * advantage
-        carry = jnp.where(is_real, estimate, advantage), jnp.where(is_real, value, value_after)
-        return carry, jnp.where(is_real, estimate, 0.0)
-
     nothing = jnp.zeros_like(rewards[0] + values[0]), jnp.zeros_like(values[0])
-    _, advantages = lax.scan(step, nothing, (rewards, values, real), reverse=True)
+    discounts = jnp.asarray(gamma, jnp.float32), jnp.asarray(gamma * lam, jnp.float32)
+    _, advantages = lax.scan(_estimate, (nothing, discounts), (rewards, values, real), reverse=True)
     return jnp.moveaxis(advantages, 0, -1), jnp.moveaxis(advantages + values, 0, -1)
+
+
+def _estimate(carry, now):
+    """A position's advantage from what comes after it. Here, so that JAX traces it only once."""
+    (advantage, value_after), (gamma, gamma_lam) = carry
+    reward, value, is_real = now
+    estimate = reward + gamma * value_after - value + gamma_lam * advantage
+    later = jnp.where(is_real, estimate, advantage), jnp.where(is_real, value, value_after)
+    return (later, (gamma, gamma_lam)), jnp.where(is_real, estimate, 0.0)
 
 
 def _last(mask: jax.Array) -> jax.Array:

@@ -25,7 +25,6 @@ STAGES = (
     *("people-helpful/sample", "people-helpful/label", "sample", "label"),
     *("arms/rl-cai/reward", "arms/rl-cai/ppo"),
 )
-VICTIM = (str(micro.ROOT / "tests" / "victim.py"),)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +115,7 @@ def test_a_killed_pipeline_goes_on_at_the_row_where_it_was(tmp_path, run):
     folder = cai_micro.copy(tmp_path, "revise", "revise-direct", "helpful-answers", "sl-all")
     argv = ("cai", "--config", "cai.yaml", "stages=[revise, revise-direct, helpful-answers]")
     point = f"append:{random.randint(2, 16)}:{random.randint(0, 300)}"
-    code, said = micro.finish(micro.child(folder, point, *argv, script=VICTIM))
+    code, said = micro.harmed(folder, point, *argv)
     assert code == -signal.SIGKILL, (point, said)
     assert not (folder / "run" / "revise" / "done.json").exists()
     assert (folder / "run" / "revise" / "chains.jsonl.partial").exists()

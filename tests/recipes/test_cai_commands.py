@@ -306,8 +306,7 @@ def test_a_killed_run_loses_no_row_and_makes_none_twice(cai, home, name, more):
 
     def killed(point):
         argv = (point, *name.split(), *cai_tiny.BASE[name], *more)
-        victim = (str(micro.ROOT / "tests" / "victim.py"),)
-        code, said = micro.finish(micro.child(home, *argv, script=victim))
+        code, said = micro.harmed(home, *argv)
         assert code == -signal.SIGKILL, (point, said)
         assert not (folder / "done.json").exists()
 

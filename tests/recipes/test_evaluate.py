@@ -13,7 +13,6 @@ from jaxrlhf.data.formats import Example
 from jaxrlhf.recipes import blocks, saved
 from jaxrlhf.safety.suite import SUITES
 
-VICTIM = (str(micro.ROOT / "tests" / "victim.py"),)
 FEW = ("sampling.response_length=3", "batch_size=8")
 
 
@@ -80,7 +79,7 @@ def test_a_finished_run_asks_nothing(done, capfd, monkeypatch):
 def test_after_a_kill_it_goes_on_where_it_was(tmp_path):
     argv = ("eval", "model", "data=data", "only=[bbq]", "batch_size=1", "card=false")
     killed = ("append:7:20", *argv, f"output_dir={tmp_path}/out")
-    code, said = micro.finish(micro.child(eval_tiny.folder(), *killed, script=VICTIM))
+    code, said = micro.harmed(eval_tiny.folder(), *killed)
     assert code == -9, said
     partial = tmp_path / "out" / "bbq.jsonl.partial"
     assert partial.read_bytes().count(b"\n") == 6

@@ -20,7 +20,6 @@ from jaxrlhf.recipes import rounds_data, rounds_people
 from jaxrlhf.recipes.rounds_data import Files
 from jaxrlhf.recipes.rounds_people import PeopleConfig
 
-VICTIM = (str(micro.ROOT / "tests" / "victim.py"),)
 COMMAND = ("rounds", "--config", "rounds.yaml")
 ALL = ("start", *(f"round-{n}/{stage}" for n in (1, 2) for stage in STAGES))
 
@@ -107,7 +106,7 @@ def test_killed_anywhere_it_goes_on_and_loses_no_label(tmp_path, run):
     """SIGKILL when a stage is done but for its mark, and in the middle of a save of PPO."""
     folder = rounds_plans.copy(tmp_path, "start", "round-1", "round-2")
     number = random.randint(1, len(ALL))
-    code, said = micro.finish(micro.child(folder, f"done:{number}", *COMMAND, script=VICTIM))
+    code, said = micro.harmed(folder, f"done:{number}", *COMMAND)
     assert code == -signal.SIGKILL, (number, said)
     marked = {
         str(p.parent.relative_to(folder / "rounds")) for p in folder.rglob("rounds/**/done.json")
@@ -119,7 +118,7 @@ def test_killed_anywhere_it_goes_on_and_loses_no_label(tmp_path, run):
     else:
         operation = random.randint(2, 18)
         point = f"save:2:{operation}"
-        code, said = micro.finish(micro.child(folder, point, *COMMAND, script=VICTIM))
+        code, said = micro.harmed(folder, point, *COMMAND)
         assert code == -signal.SIGKILL, (number, operation, said)
     assert micro.command(folder, *COMMAND) == 0
     for name, time in kept.items():

@@ -6,7 +6,6 @@ Then PPO with one reward model, on the tiny pipeline's policy.
 
 import json
 import signal
-from pathlib import Path
 
 import hf_tiny
 import micro
@@ -23,7 +22,6 @@ from jaxrlhf.recipes import blocks, classify, reward, saved, w2s_ppo
 from jaxrlhf.recipes.rlhf import RLHFConfig
 from jaxrlhf.recipes.w2s_task import Task
 
-VICTIM = (str(Path(__file__).parents[1] / "victim.py"),)
 COMMAND = ("w2s", "--config", "w2s.yaml")
 GRID = {
     "output_dir": "grid",
@@ -55,7 +53,7 @@ def home(tmp_path_factory):
 
 def test_a_killed_grid_goes_on_and_makes_no_finished_cell_again(home):
     """Stages finish in this order: the teacher's labels, the ceiling, naive, mended."""
-    code, out = micro.finish(micro.child(home, "done:3", *COMMAND, script=VICTIM))
+    code, out = micro.harmed(home, "done:3", *COMMAND)
     assert code == -signal.SIGKILL, out
     finished = sorted(home.glob("grid/seed-0/*/*/done.json"))
     assert [path.parent.name.split("-")[:2] for path in finished] == [["mine", "truth"], ["words"]]
@@ -67,8 +65,7 @@ def test_a_killed_grid_goes_on_and_makes_no_finished_cell_again(home):
     }
     assert len(before) > 8 and not (home / "grid" / "results.json").exists()
 
-    code, out = micro.finish(micro.child(home, *COMMAND))
-    assert code == 0, out
+    assert micro.command(home, *COMMAND) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert micro.command(home, *COMMAND, "output_dir=whole") == 0
     found, whole = (json.loads((home / x / "results.json").read_text()) for x in ("grid", "whole"))
