@@ -2,6 +2,9 @@
 # ${JAXRLHF_VENV:-.venv} is where it lies; $PYTHON, if set, is the only interpreter that is tried.
 
 venv="${JAXRLHF_VENV:-.venv}"
+# pip compiles nothing (`--no-compile`), for most of it is never imported: whoever imports a module
+# first does, and keeps it for the others, also where the environment says not to.
+unset PYTHONDONTWRITEBYTECODE
 
 # Print the first Python of a supported version.
 find_python() {
@@ -52,7 +55,5 @@ install() {
     echo "Installing jaxrlhf${extra:+ with what \"$extra\" needs} (some minutes the first time)"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
         -c constraints.txt -e ".${extra:+[$extra]}"
-    # On all cores, where pip takes one. Templates among the files do not compile, and need not.
-    "$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" >/dev/null || true
     echo "$wanted" >"$stamp"
 }

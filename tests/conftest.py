@@ -12,11 +12,11 @@ import threading
 from importlib import metadata
 from pathlib import Path
 
-# Compiling is a third of the time: each of the second and third halves it, the fourth spares what it
-# takes to give small programs to several threads. A flag that XLA does not know ends a process, so
-# the others are for the versions that are known to have them. The last is XLA's own order of
-# operations: in it, or not in it, must be this process and the `jaxrlhf` processes that it starts
-# alike, for on several devices results differ in their last bits.
+# Compiling is a third of the time: each of the second and third halves it, the fourth spares small
+# programs the trouble of several threads. A flag that XLA does not know ends a process, so the last
+# three are for the versions that are known to have them. The last is XLA's own order of operations:
+# in it, or not in it, must be this process and the `jaxrlhf` processes that it starts alike, for on
+# several devices results differ in their last bits.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
@@ -52,9 +52,9 @@ jax.config.update("jax_compilation_cache_dir", f"{os.environ['JAXRLHF_TESTS']}/c
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Tracing and lowering are half of it. JAX makes an MLIR context for each program, a tenth of
-# the time of a session; here a thread has one, and a new one for each file of tests, lest it grow.
-# And the garbage collector looks less often, never at what was there before the first test.
+# Tracing and lowering are half of it. JAX makes an MLIR context for each program, a tenth of a
+# session's time; here a thread has one, and a new one for each file of tests, lest it grow. And the
+# garbage collector looks less often, never at what was there before the first test.
 contexts = threading.local()
 if metadata.version("jax").startswith("0.10."):  # what is not public may be elsewhere in another
     from jax._src.interpreters import mlir

@@ -16,6 +16,7 @@ import micro
 import numpy as np
 from config_probes import content
 
+from jaxrlhf import plots
 from jaxrlhf.constitutional.sampler import Drawn, Sampler
 from jaxrlhf.data import tokenizer
 from jaxrlhf.models import make_lm, transformer_config
@@ -157,6 +158,7 @@ def evaluated(*overrides: str) -> str:
         contextlib.chdir(home),
         mock.patch.object(Sampler, "answer_log_probs", answer_log_probs),
         mock.patch.object(Sampler, "generate", generate),
+        mock.patch.object(plots, "png", lambda _: b""),
     ):
         for name in ("data", "fewer"):
             Path(name).symlink_to(folder() / name)

@@ -13,7 +13,7 @@ from unittest import mock
 import micro
 from config_probes import new_folder
 
-from jaxrlhf import config_file
+from jaxrlhf import config_file, plots
 from jaxrlhf.config import Config
 from jaxrlhf.recipes import lab_annotators, lab_queries, lab_ratings, lab_reward, rlhf
 from jaxrlhf.recipes.lab_reward import Lab, Trained
@@ -70,6 +70,7 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
         contextlib.chdir(home),
         first_policy() as ran,
         mock.patch.object(lab_reward, "train", by_rows(trained)),
+        mock.patch.object(plots, "png", lambda _: b""),
     ):
         config: Config = module.CONFIG.load(None, (*fixed, *overrides))
         found = module.run(config)
