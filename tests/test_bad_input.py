@@ -315,6 +315,14 @@ CASES = {
     "a batch that does not spread": case(
         f"{TUNE} batch_size=6 mesh.data=4", "batch_size = 6 does not divide by", "8 would"
     ),
+    "packed minibatches that do not spread": case(
+        f"{PPO} packing=packed ppo.num_mini_batches=4 mesh.data=4",
+        "batch_size = 8 does not divide by the devices of mesh.data x packed micro-batches = 16",
+    ),
+    "packed micro-batches that do not spread": case(
+        f"{REWARD} packing=packed gradient_accumulation_steps=4 mesh.data=4",
+        "batch_size = 8 does not divide by the devices of mesh.data x packed micro-batches = 16",
+    ),
     "weights that do not spread": case(f"{TUNE} mesh.tensor=3", "does not divide over 3 devices"),
 }
 

@@ -119,12 +119,13 @@ class MeshConfig(Config):
             raise ValueError("mesh.data = 0: use -1 for all devices, or 1 or more")
         return self
 
-    def build(self, *, batch_size: int = 0) -> jax.sharding.Mesh:
-        """The mesh, over whose data axis batches of `batch_size` must spread evenly."""
+    def build(self, *, batch_size: int = 0, groups: int = 1) -> jax.sharding.Mesh:
+        """The mesh, over whose data axis each of a batch's `groups` must spread evenly."""
         mesh = sharding.make_mesh(self.data, self.tensor)
-        ways = mesh.devices.size // self.tensor
+        ways = groups * mesh.devices.size // self.tensor
+        by = "the devices of mesh.data" + " x packed micro-batches" * (groups > 1)
         try:
-            divides("batch_size", batch_size, "the devices of mesh.data", ways)
+            divides("batch_size", batch_size, by, ways)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return mesh

@@ -46,7 +46,8 @@ def run(
     stage = stages.TrainingStage(config)
     if summary := stage.summary():
         return summary
-    mesh = config.mesh.build(batch_size=config.batch_size)
+    groups = math.prod(config.groups) if config.packing == "packed" else 1
+    mesh = config.mesh.build(batch_size=config.batch_size, groups=groups)
     given = load(config, mesh, reward_fn)
     parts = split(config, given, mesh)
     takes_over = config.frozen_dtype != "float32" and given.scalar is not None

@@ -91,6 +91,12 @@ class PPOConfig(blocks.TrainConfig):
     )
     guards: GuardsConfig = Field(default=GuardsConfig(), description="what stops a run")
 
+    @property
+    def groups(self) -> tuple[int, int]:
+        """Minibatches of a batch, and micro-batches of each."""
+        split = self.ppo.model_dump()
+        return split["num_mini_batches"], split["gradient_accumulation_steps"]
+
     @pydantic.model_validator(mode="after")
     def _can_be_learned_from(self) -> Self:
         if self.lora and self.frozen_dtype != "float32":
@@ -101,8 +107,7 @@ class PPOConfig(blocks.TrainConfig):
         if self.stop_kl and not self.eval_steps:
             raise ValueError(f"stop_kl = {self.stop_kl}: needs evaluations; set eval_steps")
         check_sampling(self.sampling.with_ids(stop_ids=(0,), pad_id=0))
-        split = self.ppo.model_dump()
-        pieces, parts = split["num_mini_batches"], split["gradient_accumulation_steps"]
+        pieces, parts = self.groups
         blocks.divides("batch_size", self.batch_size, "ppo.num_mini_batches", pieces)
         rows = self.batch_size // pieces
         blocks.divides("a minibatch", rows, "ppo.gradient_accumulation_steps", parts)

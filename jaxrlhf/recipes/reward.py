@@ -142,7 +142,8 @@ def run(config: RewardConfig) -> dict[str, Any]:
     stage = stages.TrainingStage(config)
     if summary := stage.summary():
         return summary
-    mesh = config.mesh.build(batch_size=config.batch_size)
+    groups = config.gradient_accumulation_steps if config.packing == "packed" else 1
+    mesh = config.mesh.build(batch_size=config.batch_size, groups=groups)
     base = blocks.required("model_path", config.warm_start or config.model_path)
     key = jax.random.key(config.seed)
     model, params, tokenizer, family = load_start(config, base, mesh, key=key)
