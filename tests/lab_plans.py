@@ -4,6 +4,7 @@ A reward model is stood in for by the tiny pipeline's, and its accuracy by a fig
 """
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from config_probes import new_folder
 
 from jaxrlhf import config_file, plots
 from jaxrlhf.config import Config
-from jaxrlhf.recipes import lab_annotators, lab_queries, lab_ratings, lab_reward, rlhf
+from jaxrlhf.recipes import lab_annotators, lab_queries, lab_ratings, lab_reward, rlhf, saved
 from jaxrlhf.recipes.lab_reward import Lab, Trained
 
 MODULES: dict[str, Any] = {
@@ -29,6 +30,7 @@ FEW: dict[str, tuple[str, ...]] = {
     "lab annotators": ("pairs=8", "verdicts=[3, 5]"),
 }
 SECOND = f"{micro.scratch()}/second_lab.yaml"
+LOAD_ONCE = functools.cache(saved.load_scalar)
 Trainer = Callable[..., Trained]
 
 
@@ -71,6 +73,7 @@ def run(recipe: str, *overrides: str) -> dict[str, Any]:
         first_policy() as ran,
         mock.patch.object(lab_reward, "train", by_rows(trained)),
         mock.patch.object(plots, "png", lambda _: b""),
+        mock.patch.object(saved, "load_scalar", LOAD_ONCE),
     ):
         config: Config = module.CONFIG.load(None, (*fixed, *overrides))
         found = module.run(config)
