@@ -40,6 +40,7 @@ REACHED = 9  # of the 10 that the token reward can give
 # "shared" is ours with a value head on the policy's trunk; "kept" is ours again, whose programs an
 # earlier process compiled and left on disk.
 SIDES = ("TRL", "jaxrlhf", "shared")
+STYLES: dict[str, plots.Style] = {"TRL": "dashed", "jaxrlhf": "solid", "shared": "dotted"}
 KEPT = "kept"
 PHASES = ("generate", "score", "update", "step")
 
@@ -237,9 +238,9 @@ def learning(args: argparse.Namespace, seeds: list[dict[str, Run | None]]) -> st
                 cells.append(["error"] * 5)
                 continue
             steps = run["steps"]
-            style = {"TRL": "dashed", "jaxrlhf": "solid", "shared": "dotted"}[side]
             scores = [step["score"] for step in steps]
-            curves.append(plots.Line(elapsed(steps), scores, f"{side}, seed {seed}", style=style))
+            name, style = f"{side}, seed {seed}", STYLES[side]
+            curves.append(plots.Line(elapsed(steps), scores, name, style=style))
             at, seconds = arrival(steps)
             cells.append(["never" if at is None else str(at), figure(seconds)])
             cells[-1] += [figure(elapsed(steps)[-1]), figure(run["process_cpu_s"])]

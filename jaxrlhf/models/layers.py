@@ -108,7 +108,7 @@ class Projection(nn.Module):
         else:
             kernel = self.param("kernel", normal, (x.shape[-1], self.features))
         flat = x.reshape(-1, x.shape[-1])
-        y = product(flat, kernel.astype(config.dtype))
+        y: jax.Array = product(flat, kernel.astype(config.dtype))
         if self.has_variable("params", lora.A):
             y = y + self._adapted(flat)
         if self.use_bias:

@@ -235,7 +235,7 @@ def logits(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.
     """Logits `[..., V]`, accumulated, capped and returned in float32. Takes `decode_params` too."""
     kernel = unembed(config, params)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    out = product(flat, kernel, jnp.float32)
+    out: jax.Array = product(flat, kernel, jnp.float32)
     if config.final_soft_cap is not None:
         out = config.final_soft_cap * jnp.tanh(out / config.final_soft_cap)
     return out.reshape(*hidden.shape[:-1], kernel.shape[-1])

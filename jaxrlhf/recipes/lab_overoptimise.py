@@ -183,7 +183,7 @@ def optimised(
     return {
         "accuracy": float(np.mean([member.accuracy for member in arm.members])),
         "curve": [{name: point[column] for name, column in kept.items()} for point in curve],
-        "best_of_n": best_of_n(config, asker, score),
+        "best_of_n": best_of_n(config, lab, asker, score),
     }
 
 
@@ -194,11 +194,11 @@ def reward_of(lab: Lab, members: Sequence[Trained]) -> rewards.RewardFn:
 
 
 def best_of_n(
-    config: LabOveroptimiseConfig, asker: rounds_measure.Asker, score: rewards.RewardFn
+    config: LabOveroptimiseConfig, lab: Lab, asker: rounds_measure.Asker, score: rewards.RewardFn
 ) -> list[dict[str, float]]:
     """Mean gold of the best-scored of n answers of the first policy, for n = 1, 2, 4, ..."""
-    first = asker.ppo.policy
-    drawn = [asker.answers(first, score, draw=draw).columns for draw in range(config.best_of)]
+    draws = range(config.best_of)
+    drawn = [asker.answers(lab.policy, score, draw=draw).columns for draw in draws]
     scores, gold = (np.stack([one[name] for one in drawn], axis=1) for name in ("score", "gold"))
     found = []
     for n in (2**k for k in range(config.best_of.bit_length())):

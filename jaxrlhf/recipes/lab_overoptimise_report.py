@@ -246,8 +246,9 @@ def fits(arm: str, found: Sequence[Found]) -> list[list[str]]:
     """Both published forms on both curves."""
     lines = []
     for name, points in (("PPO", curve), ("best-of-n", best_of_n)):
-        each = [both_forms(points(seed, arm)) for seed in found]
-        if any(forms is None for forms in each):
+        tried = [both_forms(points(seed, arm)) for seed in found]
+        each = [forms for forms in tried if forms is not None]
+        if len(each) < len(tried):
             continue
         for number, form in enumerate(overoptimisation.FORMS):
             mine = [forms[number] for forms in each]
