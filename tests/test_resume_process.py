@@ -2,7 +2,7 @@
 
 In the end everything that lasts is, bit for bit, what the run that nobody disturbed left behind:
 parameters, optimiser, KL coefficient, data position, metrics (but for times) and completions. The
-undisturbed runs are made in this process (`micro.py`).
+undisturbed runs are made in this process (`micro.py`), and so is the end of the others.
 """
 
 import json
