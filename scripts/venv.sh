@@ -2,8 +2,8 @@
 # ${JAXRLHF_VENV:-.venv} is where it lies; $PYTHON, if set, is the only interpreter that is tried.
 
 venv="${JAXRLHF_VENV:-.venv}"
-# pip compiles nothing (`--no-compile`), for most of it is never imported: whoever imports a module
-# first does, and keeps it for the others, also where the environment says not to.
+# Nothing is compiled in advance, for most of it is never imported: whoever imports a module first
+# does, and keeps it for the others, also where the environment says not to.
 unset PYTHONDONTWRITEBYTECODE
 
 # Print the first Python of a supported version.
@@ -53,7 +53,29 @@ install() {
         return
     fi
     echo "Installing jaxrlhf${extra:+ with what \"$extra\" needs} (some minutes the first time)"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
-        -c constraints.txt -e ".${extra:+[$extra]}"
+    fill ".${extra:+[$extra]}"
     echo "$wanted" >"$stamp"
+}
+
+# fill WHAT: by uv, in a fifth of the time that pip takes; by pip where uv cannot.
+fill() {
+    local pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input)
+    if "${pip[@]}" install --no-compile -c constraints.txt uv && (
+        # uv reads neither pip's files nor its variables.
+        export UV_INDEX_URL="${UV_INDEX_URL:-$(pip_setting index-url)}"
+        export UV_EXTRA_INDEX_URL="${UV_EXTRA_INDEX_URL:-$(pip_setting extra-index-url)}"
+        export UV_FIND_LINKS="${UV_FIND_LINKS:-$(pip_setting find-links | tr ' ' ',')}"
+        "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+            --index-strategy unsafe-best-match -c constraints.txt -e "$1"
+    ); then
+        return
+    fi
+    echo "uv could not install it; pip goes on"
+    "${pip[@]}" install --no-compile -c constraints.txt -e "$1"
+}
+
+# pip_setting NAME: what pip is told, by a variable or in a file, of where packages are.
+pip_setting() {
+    "$venv/bin/python" -m pip config list |
+        awk -F "'" -v name=".$1=" 'index($0, name) && !n++ { gsub(/\\n/, " ", $2); print $2 }'
 }
