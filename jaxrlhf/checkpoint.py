@@ -19,11 +19,6 @@ import tensorstore
 
 from jaxrlhf.errors import CheckpointError
 
-# Threads of orbax import it, several at once where there are several checkpoints; one of them has
-# been seen to get half of it, and the run did not start. So it is there before.
-with contextlib.suppress(ImportError):  # not on Windows
-    import grp  # noqa: F401
-
 log = logging.getLogger(__name__)
 
 
