@@ -75,13 +75,13 @@ class Norm(nn.Module):
             x = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         x = x * lax.rsqrt(variance + config.norm_epsilon)
-        scale = self.param("scale", nn.initializers.constant(1 - config.norm_offset), shape)
+        scale = _param(self, "scale", nn.initializers.constant(1 - config.norm_offset), shape)
         scale = scale.astype(jnp.float32)
         if config.norm_offset:
             scale = config.norm_offset + scale
         x = x * scale.reshape(*ones, -1)
         if centred:
-            bias = self.param("bias", nn.initializers.zeros, shape)
+            bias = _param(self, "bias", nn.initializers.zeros, shape)
             x = x + bias.astype(jnp.float32).reshape(*ones, -1)
         return x.astype(config.dtype)
 
@@ -106,13 +106,13 @@ class Projection(nn.Module):
         if self.has_variable("params", TURNED):
             kernel = self.get_variable("params", TURNED).T
         else:
-            kernel = self.param("kernel", normal, (x.shape[-1], self.features))
+            kernel = _param(self, "kernel", normal, (x.shape[-1], self.features))
         flat = x.reshape(-1, x.shape[-1])
         y: jax.Array = product(flat, kernel.astype(config.dtype))
         if self.has_variable("params", lora.A):
             y = y + self._adapted(flat)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = _param(self, "bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(config.dtype)[None, :]
         return y.reshape(*x.shape[:-1], self.features)
 
@@ -123,6 +123,16 @@ class Projection(nn.Module):
             raise ValueError(f"{self.name} has {lora.A} without {lora.B} or {lora.SCALE}")
         dtype = self.config.dtype
         return (x @ a.astype(dtype)) @ b.astype(dtype) * scale.astype(dtype)
+
+
+def _param(module, name, initializer, shape):
+    """`module.param`, which traces the initialiser each time, to compare shapes; this does not."""
+    if not module.has_variable("params", name):
+        return module.param(name, initializer, shape)
+    found = module.get_variable("params", name)
+    if found.shape != shape:
+        raise ValueError(f"{module.name}/{name} has shape {found.shape}, the model needs {shape}")
+    return found
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -212,7 +212,8 @@ def hidden(
     layers, last = (params["blocks"], which), columns if last is None else min(last, columns)
     if written_out and last < columns:
         layers, final = _split(layers, config.num_layers - 1)
-        x, _ = lax.scan(layer, x, layers, unroll=True)
+        if config.num_layers > 1:  # a scan over nothing is traced all the same
+            x, _ = lax.scan(layer, x, layers, unroll=True)
         x, _ = layer(x, jax.tree.map(lambda leaf: leaf[0], final), last)
     else:
         x, _ = lax.scan(layer, x, layers, unroll=written_out)
