@@ -88,6 +88,12 @@ def answer_keys(root: jax.Array, prompts: jax.Array, numbers: jax.Array) -> jax.
     return jax.vmap(lambda row: jax.vmap(lambda n: fold(fold(root, row), n))(numbers))(prompts)
 
 
+@jax.jit
+def row_keys(root: jax.Array, numbers: jax.Array | np.ndarray) -> jax.Array:
+    """Keys `[B]`, each of `root` and all the integers of its row `[B, K]`, in their order."""
+    return jax.vmap(lambda row: functools.reduce(jax.random.fold_in, row, root))(numbers)
+
+
 @functools.partial(jax.jit, static_argnames=("lm",))
 def decode_weights(lm: LM, params: Params) -> Params:
     """What `stream` reads: the parameters laid out for decoding, made once for many answers."""

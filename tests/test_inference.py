@@ -190,6 +190,15 @@ def test_exact_kl(models):
 # ------------------------------------------------------------------ randomness (invariant A7)
 
 
+def test_a_key_is_made_of_all_numbers_of_its_row():
+    root, fold = jax.random.key(3), jax.random.fold_in
+    keys = inference.row_keys(root, np.array([[5, 0], [5, 1]], np.uint32))
+    expected = [fold(fold(root, 5), 0), fold(fold(root, 5), 1)]
+    assert [k.tolist() for k in jax.random.key_data(keys)] == [
+        jax.random.key_data(k).tolist() for k in expected
+    ]
+
+
 def test_keys_decide(models):
     lm, params = models["llama"]
     sampling = Sampling(max_new_tokens=NEW, temperature=1.3)

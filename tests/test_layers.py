@@ -68,7 +68,7 @@ MESH_FREE = (
     *("evals", "hf"),
 )
 # `hf.weights` writes layers into a stacked leaf in place while it loads; nothing is computed there.
-JIT_SITES = {"loop": 4, "inference": 11, "hf.weights": 1}
+JIT_SITES = {"loop": 4, "inference": 12, "hf.weights": 1}
 
 Modules = dict[str, ast.Module]
 

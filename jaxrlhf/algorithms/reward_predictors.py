@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from jaxrlhf.losses import preference
 
@@ -78,20 +79,17 @@ def fit(compared: Comparisons, *, members: int, lapse: float, rng: np.random.Gen
     drawn = rng.multinomial(rows, np.full(rows, 1 / rows), size=members)  # [M, N]
     data = tuple(jnp.asarray(x, jnp.float32) for x in (*compared, drawn, drawn == 0))
     rewards = jnp.zeros((members, compared.visits.shape[1]), jnp.float32)
-    decay = np.full(members, FIRST)
-    state = _optimizer().init(rewards)
-    for _ in range(CHECKS):
-        carry = (rewards, state, jnp.asarray(decay, jnp.float32), jnp.float32(lapse), *data)
-        (rewards, state, *_), _ = jax.lax.scan(_step, carry, None, length=STEPS)
-        decay = adapted(decay, *(np.asarray(x) for x in losses(rewards, lapse, *data)))
-    return Ensemble(np.asarray(rewards, np.float64), decay)
+    decay = jnp.full(members, FIRST, jnp.float32)
+    begin = (rewards, _optimizer().init(rewards), decay, jnp.float32(lapse), *data)
+    (rewards, _, decay, *_), _ = jax.lax.scan(_until_a_check, begin, None, length=CHECKS)
+    return Ensemble(np.asarray(rewards, np.float64), np.asarray(decay, np.float64))
 
 
-def adapted(decay: np.ndarray, training: np.ndarray, validation: np.ndarray) -> np.ndarray:
+def adapted(decay: ArrayLike, training: ArrayLike, validation: ArrayLike) -> jax.Array:
     """`[M]` the next l2 weights: doubled for who overfits, halved for who could fit more."""
-    ratio = validation / training
-    changed = np.where(ratio > TOO_FAR, 2 * decay, np.where(ratio < TOO_CLOSE, decay / 2, decay))
-    return np.clip(changed, LEAST, MOST)
+    decay, ratio = jnp.asarray(decay), jnp.asarray(validation) / jnp.asarray(training)
+    changed = jnp.where(ratio > TOO_FAR, 2 * decay, jnp.where(ratio < TOO_CLOSE, decay / 2, decay))
+    return jnp.clip(changed, LEAST, MOST)
 
 
 def losses(rewards, lapse, seen, labels, drawn, left_out) -> tuple[jax.Array, jax.Array]:
@@ -103,16 +101,21 @@ def losses(rewards, lapse, seen, labels, drawn, left_out) -> tuple[jax.Array, ja
     return tuple((each * w).sum(1) / jnp.maximum(w.sum(1), 1.0) for w in (drawn, left_out))
 
 
-def _step(carry, _):
-    """One step of Adam; a function of the module, so that it is compiled once a shape."""
-    rewards, state, decay, lapse, *data = carry
+def _until_a_check(carry, _):
+    """`STEPS` steps of Adam; a function of the module, so that it is compiled once a shape."""
+    rewards, state, decay, *rest = carry
 
     def loss(rewards: jax.Array) -> jax.Array:
-        training, _ = losses(rewards, lapse, *data)
+        training, _ = losses(rewards, *rest)
         return (training + decay * jnp.square(rewards).sum(1)).sum()
 
-    updates, state = _optimizer().update(jax.grad(loss)(rewards), state)
-    return (optax.apply_updates(rewards, updates), state, decay, lapse, *data), None
+    def step(carry, _):
+        rewards, state = carry
+        updates, state = _optimizer().update(jax.grad(loss)(rewards), state)
+        return (optax.apply_updates(rewards, updates), state), None
+
+    (rewards, state), _ = jax.lax.scan(step, (rewards, state), None, length=STEPS)
+    return (rewards, state, adapted(decay, *losses(rewards, *rest)), *rest), None
 
 
 _optimizer = partial(optax.adam, RATE)

@@ -193,9 +193,7 @@ class Sampler:
         return batch if self.mesh is None else sharding.shard_batch(self.mesh, batch)
 
     def _generate(self, batch: dict[str, Any], sampling: Sampling) -> tuple[np.ndarray, ...]:
-        keys = jax.numpy.broadcast_to(jax.random.key(self.seed), len(batch["keys"]))
-        for column in np.asarray(batch["keys"]).T:
-            keys = jax.vmap(jax.random.fold_in)(keys, column)
+        keys = inference.row_keys(jax.random.key(self.seed), np.asarray(batch["keys"]))
         try:
             made = inference.generate(
                 self.lm, self.params, batch["tokens"], batch["mask"], keys, sampling

@@ -75,11 +75,15 @@ def recovered(
     if value is None:
         return Recovery(None, None, SMALL if gap >= 0 else UPSIDE_DOWN, gap, error)
     rng = np.random.default_rng(seed)
-    ratios = np.empty(resamples)
-    for i in range(resamples):
-        rows = rng.integers(len(low), size=len(low))
-        above, below = (own[rows] - low[rows]).mean(), (high[rows] - low[rows]).mean()
-        ratios[i] = above / below if below > 0 else np.copysign(np.inf, above)
+    above, below = np.empty(resamples), np.empty(resamples)
+    at_once = max(1, 1_000_000 // len(low))  # a million draws at a time keeps memory small
+    for start in range(0, resamples, at_once):
+        some = slice(start, min(start + at_once, resamples))
+        rows = rng.integers(len(low), size=(some.stop - start, len(low)))
+        above[some] = (own - low)[rows].mean(axis=1)
+        below[some] = (high - low)[rows].mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(below > 0, above / below, np.copysign(np.inf, above))
     bounds = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
     return Recovery(value, Interval(value, float(bounds[0]), float(bounds[1])), "", gap, error)
 
