@@ -75,6 +75,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    gc.freeze()  # pytest looks for garbage ten times before it ends
+
+
 # A compiled program is a few memory maps, of which Linux lets a process have 65,530.
 MAPS, MANY = Path("/proc/self/maps"), 30_000
 

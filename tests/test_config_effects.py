@@ -25,9 +25,10 @@ from field_probes.pipelines import SECOND
 from field_probes.training import HELD_OUT
 from probing import Probe, seen
 
+from jaxrlhf import progress
 from jaxrlhf.config import Config, config_in, config_in_items, differences
 from jaxrlhf.errors import ConfigError
-from jaxrlhf.recipes import RECIPES, w2s_report
+from jaxrlhf.recipes import RECIPES, supervisors, w2s_report
 from jaxrlhf.recipes.rlhf import RLHFConfig
 from jaxrlhf.recipes.w2s_config import OWN, W2SConfig
 
@@ -134,6 +135,8 @@ def second_pipeline():
     recipes.make_fewer_samples()
     recipes.make_other_vocabularies()
     recipes.make_labelled()
+    with mock.patch.object(progress.console, "print"):  # drawing tables takes long
+        yield
 
 
 EVERY = {f"{cls}.{field}": probe for (cls, field), probe in GROUPS.items()}
@@ -199,7 +202,9 @@ def group_fields(cls: type[Config]) -> Iterator[tuple[str, str]]:
         yield from ((f"{group}.{path}", change) for path, change in group_fields(inner))
 
 
-@mock.patch.object(w2s_report, "run", lambda *_, **__: {})  # stages are looked at, not figures
+# Stages are looked at: neither figures nor what a supervisor of words learns.
+@mock.patch.object(w2s_report, "run", lambda *_, **__: {})
+@mock.patch.object(supervisors, "_word_judge", lambda *_: lambda _, rows: supervisors.probs(rows))
 def test_the_experiment_passes_every_field_of_a_stage_on_or_refuses_it():
     base = ("adapt={}", "grids.main.start=[adapted]", "grids.main.losses=[naive]")
     before, refused = w2s_stages.observed(*base), set()

@@ -346,8 +346,9 @@ def first_update(name: str) -> FirstUpdate:
     batch, _ = algorithm.collect(state, lambda: sharding.shard_batch(mesh, next(batches)), key)
     batch = sharding.shard_batch(mesh, batch)
     donating = jax.jit(algorithm.update, donate_argnums=0, out_shardings=(layout, None))
+    frozen = () if algorithm.frozen is None else (algorithm.frozen,)
 
     def update(state, batch):
-        return donating(jax.tree.map(jnp.copy, state), batch, key, algorithm.frozen)
+        return donating(jax.tree.map(jnp.copy, state), batch, key, *frozen)
 
     return FirstUpdate(found, state, batch, update, *update(state, batch))

@@ -107,15 +107,14 @@ def test_the_cache_is_exact():
     ],
 )
 def test_estimates_are_of_the_size_that_xla_reports(changes, micro_batches):
-    """Within a factor of 1.6, either way; tests compile without optimisation, which needs more."""
+    """Within a factor of 1.6, either way. (How code is optimised makes no difference to it.)"""
     config = config_of(**changes)
     algorithm, state = state_of(config, micro_batches)
     rows, columns = 8, 128
     kinds = {"tokens": jnp.int32, "mask": bool, "loss_mask": bool, "segment_ids": jnp.int32}
     batch = {name: jax.ShapeDtypeStruct((rows, columns), kind) for name, kind in kinds.items()}
     update = jax.jit(algorithm.update, donate_argnums=0)
-    options = {"xla_backend_optimization_level": 2}
-    compiled = update.lower(state, batch, jax.random.key(0)).compile(compiler_options=options)
+    compiled = update.lower(state, batch, jax.random.key(0)).compile()
     parts = memory.sft(
         config,
         Setting(
