@@ -23,6 +23,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import grain  # noqa: F401
+from transformers import PreTrainedTokenizerFast  # noqa: F401
+
 from jaxrlhf import checkpoint, cli, metrics
 from jaxrlhf.data import stream
 from jaxrlhf.data.preferences import json_line
