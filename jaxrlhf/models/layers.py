@@ -131,7 +131,8 @@ def _param(module, name, initializer, shape):
         return module.param(name, initializer, shape)
     found = module.get_variable("params", name)
     if found.shape != shape:
-        raise ValueError(f"{module.name}/{name} has shape {found.shape}, the model needs {shape}")
+        where = "/".join((*module.path, name))
+        raise ValueError(f"{where} has shape {found.shape}, the model needs {shape}")
     return found
 
 

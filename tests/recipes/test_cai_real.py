@@ -18,10 +18,10 @@ from jaxrlhf.models import make_lm, transformer_config
 from jaxrlhf.recipes import saved
 
 ASK = (
-    *("model_path=model", "keep_unfinished=true", "batch_size=4", "few_shot=1"),
+    *("model_path=model", "keep_unfinished=true", "batch_size=8", "few_shot=1"),
     "sampling.response_length=8",
 )
-TRAIN = ("batch_size=4", "max_steps=1", "max_length=256", "tensorboard=false")
+TRAIN = ("batch_size=8", "max_steps=1", "max_length=256", "tensorboard=false")
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +52,23 @@ def test_every_stage_takes_what_the_one_before_it_wrote(home):
     revise = (
         *("cai", "critique-revise", *ASK, f"constitution={originals}", "output_dir=revisions"),
         f"prompts.files=[{shared_data('harmful_prompts/harmful_questions.jsonl.gz')}]",
-        *("prompts.columns={prompt: question}", "prompts.limit=4", "rounds=1"),
+        *("prompts.columns={prompt: question}", "prompts.limit=8", "rounds=1"),
     )
     must(home, *revise)
     again(home, home / "revisions", 3, *revise)
     chains = read(home / "revisions" / "chains.jsonl")
-    assert len(chains) == 4
+    assert len(chains) == 8
     known = {f"harmful{number}" for number in range(16)}
     assert {one["principle"] for row in chains for one in row["revisions"]} <= known
     rows = formats.examples(sources.load_rows(str(home / "revisions" / "sft.jsonl")))
-    assert len(rows) == sum(not row["discarded"] for row in chains) > 2
+    assert len(rows) == sum(not row["discarded"] for row in chains) > 4
 
     tune = ("sft", "model_path=model", "data.train=[revisions/sft.jsonl]", "output_dir=sl")
     must(home, *tune, "packing=none", *TRAIN)
     must(
         home,
         *("sample", "model_path=sl/model", "prompts.files=[revisions/prompts.jsonl]"),
-        *("sampling.response_length=8", "batch_size=4", "output_dir=samples"),
+        *("sampling.response_length=8", "batch_size=8", "output_dir=samples"),
         "samples_per_prompt=2",
     )
     samples = preferences.read_samples(sources.load_rows(str(home / "samples" / "samples.jsonl")))
@@ -81,7 +81,7 @@ def test_every_stage_takes_what_the_one_before_it_wrote(home):
     must(home, *label)
     again(home, home / "labels", 2, *label)
     pairs = formats.preferences(sources.load_rows(str(home / "labels" / "preferences.jsonl")))
-    assert len(pairs) == 4 and all(0.5 <= pair.label <= 0.6 for pair in pairs)
+    assert len(pairs) == 8 and all(0.5 <= pair.label <= 0.6 for pair in pairs)
     must(
         home,
         *("reward", "model_path=sl/model", "data.train=[labels/preferences.jsonl]"),
