@@ -11,6 +11,7 @@ nothing.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -168,6 +169,14 @@ def format_interval(interval: Interval, *, digits: int = 2) -> str:
     return f"{estimate} [{low}, {high}]"
 
 
+def resampled_rows(rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """`[some, rows]` indices drawn with replacement, `resamples` lines of them in all."""
+    rng = np.random.default_rng(seed)
+    at_once = max(1, 1_000_000 // rows)  # a million draws at a time keeps memory small
+    for start in range(0, resamples, at_once):
+        yield rng.integers(rows, size=(min(at_once, resamples - start), rows))
+
+
 def _resampled_means(
     values: np.ndarray, clusters: ArrayLike | None, *, resamples: int, seed: int
 ) -> np.ndarray:
@@ -186,14 +195,8 @@ def _resampled_means(
         sums, sizes = np.bincount(member_of, weights=values), np.bincount(member_of)
     if len(sums) < 2:
         raise ValueError("a bootstrap needs at least two clusters (prompts) to resample")
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    rows_at_once = max(1, 1_000_000 // len(sums))  # a million draws at a time keeps memory small
-    for start in range(0, resamples, rows_at_once):
-        stop = min(start + rows_at_once, resamples)
-        drawn = rng.integers(len(sums), size=(stop - start, len(sums)))
-        means[start:stop] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    return means
+    found = resampled_rows(len(sums), resamples=resamples, seed=seed)
+    return np.concatenate([sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1) for drawn in found])
 
 
 def _percentile_interval(estimate: float, means: np.ndarray, confidence: float) -> Interval:

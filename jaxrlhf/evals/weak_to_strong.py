@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxrlhf.evals.statistics import Interval, finite_column, gated_ratio, wilson
+from jaxrlhf.evals.statistics import Interval, finite_column, gated_ratio, resampled_rows, wilson
 
 SMALL = "gap too small"
 UPSIDE_DOWN = "undefined: the teacher is better than the ceiling"
@@ -74,14 +74,9 @@ def recovered(
     value = gated_ratio(float((own - low).mean()), gap, denominator_error=error)
     if value is None:
         return Recovery(None, None, SMALL if gap >= 0 else UPSIDE_DOWN, gap, error)
-    rng = np.random.default_rng(seed)
-    above, below = np.empty(resamples), np.empty(resamples)
-    at_once = max(1, 1_000_000 // len(low))  # a million draws at a time keeps memory small
-    for start in range(0, resamples, at_once):
-        some = slice(start, min(start + at_once, resamples))
-        rows = rng.integers(len(low), size=(some.stop - start, len(low)))
-        above[some] = (own - low)[rows].mean(axis=1)
-        below[some] = (high - low)[rows].mean(axis=1)
+    found = resampled_rows(len(low), resamples=resamples, seed=seed)
+    means = [np.mean([(own - low)[rows], (high - low)[rows]], axis=2) for rows in found]
+    above, below = np.concatenate(means, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(below > 0, above / below, np.copysign(np.inf, above))
     bounds = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
