@@ -4,6 +4,7 @@ The algorithms themselves go through the loop in `algorithms/test_contract.py`, 
 real processes are killed in `test_resume_process.py`.
 """
 
+import gc
 import gzip
 import json
 import os
@@ -411,6 +412,8 @@ def test_params_that_are_donated_are_gone(steps):
 
 @pytest.mark.parametrize(("steps", "traced"), [(6, [2, 3, 4]), (3, [2, 3])])
 def test_a_profile_has_three_steps_and_their_phases(tmp_path, steps, traced):
+    jax.clear_caches()  # a profile holds every program there is: 12 s at the end of a session
+    gc.collect()
     profile = monitoring.Profile(tmp_path, 2)
     loop.fit(Toy().algorithm(), PARAMS, batches(), steps=steps, seed=0, profile=profile)
     (path,) = tmp_path.rglob("perfetto_trace.json.gz")
