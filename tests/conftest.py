@@ -79,6 +79,14 @@ def pytest_sessionfinish() -> None:
     gc.freeze()  # pytest looks for garbage ten times before it ends
 
 
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Pictures are empty files: for tests that do not look at them. Painting takes long."""
+    from jaxrlhf import plots
+
+    monkeypatch.setattr(plots, "png", lambda figure: b"")
+
+
 # A compiled program is a few memory maps, of which Linux lets a process have 65,530.
 MAPS, MANY = Path("/proc/self/maps"), 30_000
 

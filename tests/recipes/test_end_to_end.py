@@ -25,7 +25,7 @@ SMALL = (
     *("max_length=96", "batch_size=4", "max_steps=4", "tensorboard=false", "packing=none"),
     *("optimizer.learning_rate=0.01", "data.limit=80", "format=examples"),
 )
-TRAIN = ("batch_size=4", "max_steps=2", "tensorboard=false", "optimizer.learning_rate=0.003")
+TRAIN = ("batch_size=4", "max_steps=1", "tensorboard=false", "optimizer.learning_rate=0.003")
 
 
 def must(folder: Path, *argv: str) -> None:

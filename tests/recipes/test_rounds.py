@@ -89,7 +89,7 @@ def test_the_report_has_a_line_a_round(run):
     assert {"gold_and_kl", "accuracy", "gold_by_kl", "ppo_round-2"} <= plots
 
 
-def test_more_rounds_go_on_from_where_it_was_and_nothing_is_run_again(tmp_path, run):
+def test_more_rounds_go_on_from_where_it_was_and_nothing_is_run_again(tmp_path, run, unpainted):
     folder = rounds_plans.copy(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
     assert micro.command(folder, *COMMAND) == 0
@@ -102,7 +102,7 @@ def test_more_rounds_go_on_from_where_it_was_and_nothing_is_run_again(tmp_path, 
     assert found["by_round"] == json.loads((run / "rounds.json").read_text())["by_round"][:1]
 
 
-def test_killed_anywhere_it_goes_on_and_loses_no_label(tmp_path, run):
+def test_killed_anywhere_it_goes_on_and_loses_no_label(tmp_path, run, unpainted):
     """SIGKILL when a stage is done but for its mark, and in the middle of a save of PPO."""
     folder = rounds_plans.copy(tmp_path, "start", "round-1", "round-2")
     number = random.randint(1, len(ALL))

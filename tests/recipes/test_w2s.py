@@ -30,7 +30,7 @@ MAIN = "grids={main: {seeds: [0, 1]}}"
 
 
 @pytest.fixture
-def experiment(tmp_path):
+def experiment(tmp_path, unpainted):
     """Run with stages that train nothing: the page, and the configs the stages were given."""
 
     def run(*overrides: str, broken: str = "nothing", error: BaseException | None = None):
@@ -181,14 +181,15 @@ def test_grids_may_grow_but_what_cells_depend_on_may_not_change(experiment):
         experiment("grids={main: {}}", "finetune.max_length=99")
 
 
-def test_pictures_and_tables_go_to_the_results(experiment, tmp_path):
+def test_pictures_and_tables_go_to_the_results(tmp_path):
     sizes = "sizes={a: {}, b: {}}"
     grids = "grids={one: {students: [a]}, two: {students: [a, b]}}"
     base = (f"output_dir={tmp_path}/run", f"results={tmp_path}/docs", *SMALL, sizes, grids)
     with w2s_stages.stand_ins():
         w2s.run(w2s.W2SConfig.load(None, base))
-    made = {path.name for path in (tmp_path / "docs" / "w2s").iterdir()}
-    assert made == {
+    made = {path.name: path.read_bytes() for path in (tmp_path / "docs" / "w2s").iterdir()}
+    assert all(picture.startswith(b"\x89PNG") for picture in made.values())
+    assert made.keys() == {
         "one_curves.png",
         "one_errors.png",
         "two_accuracy_by_student.png",
