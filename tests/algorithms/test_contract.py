@@ -114,9 +114,9 @@ def test_one_device_and_a_2_by_2_mesh_agree(name):
 def test_a_resumed_run_is_the_uninterrupted_run(name, mesh, tmp_path):
     case = tiny.case(name)
     mesh = sharding.make_mesh(*mesh)
+    made: list[int] = []
 
-    def run(steps, folder):
-        store = checkpoint.Checkpoints(tmp_path / folder)
+    def run(steps, store=None):
         state = loop.fit(
             case.algorithm,
             case.params,
@@ -126,10 +126,14 @@ def test_a_resumed_run_is_the_uninterrupted_run(name, mesh, tmp_path):
             mesh=mesh,
             store=store,
             save_steps=2,
+            on_step=lambda step, _: made.append(step),
         )
-        store.close()
+        if store is not None:
+            store.close()
         return state
 
-    whole = run(4, "whole")
-    run(2, "parts")
-    assert leaves_equal(run(4, "parts"), whole)
+    whole = run(4)  # which is never saved
+    run(2, checkpoint.Checkpoints(tmp_path))
+    resumed = run(4, checkpoint.Checkpoints(tmp_path))
+    assert made == [1, 2, 3, 4] + [1, 2] + [3, 4]
+    assert leaves_equal(resumed, whole)
