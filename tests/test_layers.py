@@ -68,7 +68,8 @@ MESH_FREE = (
     *("evals", "hf"),
 )
 # `hf.weights` writes layers into a stacked leaf in place while it loads; nothing is computed there.
-JIT_SITES = {"loop": 4, "inference": 12, "hf.weights": 1}
+# The sign test asks for one gradient before a run begins.
+JIT_SITES = {"loop": 4, "inference": 12, "hf.weights": 1, "recipes.guarded": 1}
 
 Modules = dict[str, ast.Module]
 

@@ -87,9 +87,9 @@ def sign_test(push: Callable[[dict[str, np.ndarray]], np.ndarray], *, has_kl: bo
     """What the loss makes of a score and of a KL that half of the rows have more of.
 
     Args:
-      push: `batch -> [B, N]`, minus the gradient of the loss in the tokens' log-probs, for a batch
-        of rollouts with `scores`, `complete`, `log_probs`, `ref_log_probs`, `values`, `entropy`,
-        `tokens` and `mask`.
+      push: `batches -> [K, B, N]`, minus the gradient of the loss in the tokens' log-probs, for K
+        batches of rollouts, stacked, with `scores`, `complete`, `log_probs`, `ref_log_probs`,
+        `values`, `entropy`, `tokens` and `mask`.
       has_kl: whether KL costs anything.
     """
     rng = np.random.default_rng(0)
@@ -105,18 +105,15 @@ def sign_test(push: Callable[[dict[str, np.ndarray]], np.ndarray], *, has_kl: bo
         "scores": rng.normal(0, 0.1, ROWS).astype(np.float32),
         "complete": np.ones(ROWS, bool),
     }
-    before = push(batch)
-
-    def moved(**changed: np.ndarray) -> float:
-        rise = push(batch | changed) - before
-        return float(rise[half].mean() - rise[~half].mean())
-
-    higher = (batch["scores"] + half).astype(np.float32)
-    found = {PUSH_OF_SCORE: moved(scores=higher)}
+    changed = {PUSH_OF_SCORE: {"scores": (batch["scores"] + half).astype(np.float32)}}
     if has_kl:
         further = (log_probs - 0.5 * half[:, None]).astype(np.float32)
-        found[PUSH_OF_KL] = moved(ref_log_probs=further)
-    return found
+        changed[PUSH_OF_KL] = {"ref_log_probs": further}
+    batches = [batch, *(batch | more for more in changed.values())]
+    before, *after = push({name: np.stack([x[name] for x in batches]) for name in batch})
+    rises = [pushed - before for pushed in after]
+    moved = [float(rise[half].mean() - rise[~half].mean()) for rise in rises]
+    return dict(zip(changed, moved, strict=True))
 
 
 class Readings(Guard):
