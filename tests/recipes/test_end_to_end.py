@@ -25,6 +25,7 @@ SMALL = (
     *("max_length=96", "batch_size=4", "max_steps=4", "tensorboard=false", "packing=none"),
     *("optimizer.learning_rate=0.01", "data.limit=80", "format=examples"),
 )
+# One step: of packed rows each is a new shape, and so a new program.
 TRAIN = ("batch_size=4", "max_steps=1", "tensorboard=false", "optimizer.learning_rate=0.003")
 
 
